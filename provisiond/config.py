@@ -1,0 +1,193 @@
+"""Settings: one TOML file, overridden by PROVISIOND_SECTION__KEY in the environment; an unknown key is an error.
+
+Every key has a description here; docs/operating.md is generated from them by ``provisiond check-config --document``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from provisiond.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A table of the TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Section):
+    listen: str = Field("127.0.0.1", description="Address the REST API listens on.")
+    port: int = Field(8420, ge=0, le=65535, description="TCP port of the REST API; 0 takes a free one.")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain; with tls_key the API speaks HTTPS.")
+    tls_key: Path | None = Field(None, description="PEM private key of tls_cert.")
+    max_body: int = Field(4 << 20, ge=1024, description="Largest request body taken, in bytes.")
+    shutdown_seconds: float = Field(20.0, gt=0, description="How long a graceful stop waits for steps and requests.")
+
+
+class DatabaseSettings(Section):
+    url: str = Field(
+        "",
+        description="Empty: SQLite in state.dir. Or postgresql://user@host/name; the password may come from PGPASSWORD or ~/.pgpass.",
+    )
+    pool_size: int = Field(8, ge=1, description="Connections kept to PostgreSQL by each daemon.")
+
+
+class StateSettings(Section):
+    dir: Path = Field(Path("/var/lib/provisiond"), description="Where the daemon keeps its database, keys, media and consoles.")
+
+    @property
+    def key_file(self) -> Path:
+        """The encryption keys for BMC passwords, newest first, one a line; mode 0600."""
+        return self.dir / "secret.key"
+
+    @property
+    def admin_token_file(self) -> Path:
+        """Where the first start writes the admin token; mode 0600."""
+        return self.dir / "admin.token"
+
+    @property
+    def media_dir(self) -> Path:
+        return self.dir / "media"
+
+    @property
+    def image_dir(self) -> Path:
+        return self.dir / "images"
+
+    @property
+    def console_dir(self) -> Path:
+        return self.dir / "console"
+
+    @property
+    def run_dir(self) -> Path:
+        """Files of the children the daemon manages (dnsmasq, ansible-runner)."""
+        return self.dir / "run"
+
+
+class BootSettings(Section):
+    enabled: bool = Field(True, description="Serve TFTP and HTTP boot to machines.")
+    listen: str = Field("0.0.0.0", description="Address of the HTTP boot server; machines must reach it.")  # noqa: S104
+    http_port: int = Field(8421, ge=0, le=65535, description="TCP port of HTTP boot; 0 takes a free one.")
+    url: str = Field("", description="Base URL machines use for HTTP boot, such as http://10.0.0.1:8421; empty: made from listen and http_port.")
+    tftp_listen: list[str] = Field(["0.0.0.0"], description="Addresses (IPv4, IPv6) TFTP listens on; an empty list turns TFTP off.")  # noqa: S104
+    tftp_port: int = Field(69, ge=0, le=65535, description="UDP port of TFTP; 0 takes a free one.")
+    tftp_max_transfers: int = Field(1000, ge=1, description="TFTP transfers at once, all clients together.")
+    tftp_max_per_client: int = Field(16, ge=1, description="TFTP transfers at once from one address.")
+    loader_dirs: list[Path] = Field(
+        [Path("/usr/lib/ipxe"), Path("/usr/lib/PXELINUX"), Path("/usr/lib/syslinux/modules/bios"), Path("/usr/lib/shim"), Path("/usr/lib/grub/x86_64-efi-signed")],
+        description="Where the network boot programs are looked for, in order (Debian's packages by default).",
+    )
+    ramdisk_dir: Path = Field(Path("/var/lib/provisiond/ramdisk"), description="Holds vmlinuz and initrd.img of provisiond's ramdisk.")
+    token_minutes: float = Field(120, gt=0, description="Life of a build token since the machine's last sign of life.")
+    loop_limit: int = Field(3, ge=2, description="How many times one build may ask for its installer before it counts as a boot loop.")
+
+
+class EngineSettings(Section):
+    workers: int = Field(64, ge=1, description="Steps run at once by this daemon.")
+    lease_seconds: float = Field(40.0, ge=4, description="Lease of a claimed host; renewed at a quarter of it.")
+    sweep_seconds: float = Field(2.0, gt=0, description="Longest sleep between two looks for due hosts.")
+    per_bmc: int = Field(1, ge=1, description="Steps at once per BMC endpoint.")
+    per_hypervisor: int = Field(4, ge=1, description="Steps at once per hypervisor.")
+    max_attempts: int = Field(6, ge=1, description="Tries of a step before its failure stands until someone acts.")
+    backoff_seconds: float = Field(2.0, gt=0, description="First pause after a failed try; doubles, with jitter.")
+    backoff_max_seconds: float = Field(300.0, gt=0, description="Longest pause between two tries.")
+    power_poll_seconds: float = Field(300.0, ge=0, description="How often the power state of resting hosts is recorded; 0 never.")
+
+
+class DhcpSettings(Section):
+    driver: str = Field("external", description="dnsmasq (a child of the daemon), or external (your own DHCP server).")
+    interfaces: list[str] = Field([], description="Network interfaces dnsmasq answers on.")
+    proxy: bool = Field(False, description="Proxy mode: another server gives addresses, dnsmasq only the boot options.")
+    dnsmasq: str = Field("dnsmasq", description="Path of the dnsmasq program.")
+    lease_seconds: int = Field(3600, ge=120, description="Life of a lease.")
+
+
+class HandoverSettings(Section):
+    driver: str = Field("none", description="Default handover of hosts whose parameters name none: ansible, script or none.")
+    ssh_key: Path | None = Field(None, description="Private key handover uses; default state.dir/ssh/id_ed25519, made at first start.")
+    timeout_seconds: float = Field(3600.0, gt=0, description="Longest time one handover run may take.")
+
+
+class TemplateSettings(Section):
+    dir: Path | None = Field(None, description="Directory of templates; default: the ones shipped with provisiond.")
+    render_seconds: float = Field(2.0, gt=0, description="Longest time one rendering may take.")
+    render_bytes: int = Field(1 << 20, ge=1024, description="Largest rendered output.")
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
+
+
+class Settings(BaseSettings):
+    """All settings of the daemon."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PROVISIOND_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    state: StateSettings = Field(default_factory=StateSettings)
+    boot: BootSettings = Field(default_factory=BootSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    dhcp: DhcpSettings = Field(default_factory=DhcpSettings)
+    handover: HandoverSettings = Field(default_factory=HandoverSettings)
+    templates: TemplateSettings = Field(default_factory=TemplateSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose tables come in as init arguments."""
+        return env_settings, init_settings
+
+    def database_url(self) -> str:
+        """SQLAlchemy URL with its async driver: sqlite+aiosqlite:///... or postgresql+psycopg://..."""
+        url = self.database.url
+        if not url:
+            return f"sqlite+aiosqlite:///{self.state.dir / 'provisiond.db'}"
+        scheme, sep, rest = url.partition("://")
+        drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+        if not sep or scheme.split("+")[0] not in drivers:
+            raise ConfigError("database.url must begin with sqlite:// or postgresql://")
+        return f"{drivers[scheme.split('+')[0]]}://{rest}"
+
+
+def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings from ``path`` (TOML) and the environment.
+
+    ``overrides`` are tables laid over the file's, as a test or a command-line flag needs. Raises ConfigError that
+    names every wrong key.
+    """
+    tables: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tables = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    for name, table in (overrides or {}).items():
+        tables[name] = {**tables.get(name, {}), **table}
+    try:
+        return Settings(**tables)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {_say(e)}" for e in error.errors()]
+        raise ConfigError(f"{path or 'settings'}: " + "; ".join(lines)) from None
+
+
+def _say(error: Any) -> str:
+    return "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])

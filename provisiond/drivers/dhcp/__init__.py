@@ -1,0 +1,81 @@
+"""The DHCP contract: addresses and boot options for machines on a subnet."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class DhcpSubnet:
+    """One network to serve. ``ranges`` are (first, last) of addresses given to machines without a reservation."""
+
+    name: str
+    cidr: str
+    gateway: str | None
+    dns: tuple[str, ...] = ()
+    domain: str | None = None
+    ranges: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class BootOptions:
+    """Where machines find their network boot program: the TFTP server's address and the HTTP boot base URL."""
+
+    tftp_server: str
+    http_url: str
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """The address a MAC is always given; ``host`` is the host's name and ``id`` its id (one reservation a MAC)."""
+
+    mac: str
+    ip: str
+    host: str
+    subnet: str
+
+
+@dataclass(frozen=True)
+class Lease:
+    mac: str
+    ip: str
+    hostname: str
+    expires: datetime | None
+
+
+@dataclass(frozen=True)
+class LeaseEvent:
+    """``kind`` is added, renewed or removed."""
+
+    kind: str
+    mac: str
+    ip: str
+    hostname: str
+
+
+OnLease = Callable[[LeaseEvent], Awaitable[None]]
+
+
+class Dhcp(Protocol):
+    """Drivers of this room. Raises only DriverUnavailable, DriverRejected, Unsupported."""
+
+    async def start(self, subnets: Sequence[DhcpSubnet], boot: BootOptions, on_lease: OnLease) -> None:
+        """Begin to serve; what was reserved before stays reserved. Called again with other subnets, it changes over."""
+
+    async def reserve(self, reservation: Reservation) -> None:
+        """Give this MAC this address from now on; a different earlier reservation of the MAC is replaced."""
+
+    async def release(self, mac: str) -> None:
+        """Forget the MAC's reservation and lease. Absent is fine."""
+
+    async def reservations(self) -> list[Reservation]:
+        """What is reserved now (so that leftovers can be found)."""
+
+    async def leases(self) -> list[Lease]:
+        """The leases given out now."""
+
+    async def close(self) -> None:
+        """Stop serving."""

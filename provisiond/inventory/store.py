@@ -1,0 +1,203 @@
+"""The store: one SQL database, SQLite (WAL, one writer) or PostgreSQL, with wake-ups for those who wait for a change.
+
+Reads and writes are short and never span I/O to a machine. A write transaction on SQLite begins IMMEDIATE under one lock of
+this process, and one daemon holds a file (a lock beside it); on PostgreSQL several daemons share the database and hear each
+other by LISTEN/NOTIFY.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+import stamina
+import structlog
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+
+from provisiond.errors import Conflict
+from provisiond.inventory.tables import utcnow
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+HOSTS = "hosts"  # some host may be due
+EVENTS = "events"  # the history grew
+TOPICS = (HOSTS, EVENTS)
+_CHANNEL = "provisiond"
+
+
+class Store:
+    """Opens the database at ``url`` (a SQLAlchemy URL with an async driver).
+
+    ``lock`` False lets a short-lived tool in beside a running daemon (it still writes one at a time).
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8, lock: bool = True) -> None:
+        self.url = url
+        self.sqlite = url.startswith("sqlite")
+        self._pool_size = pool_size
+        self._want_lock = lock
+        self._lock_file: int | None = None
+        self._write_lock = asyncio.Lock()
+        self._subscribers: dict[str, set[asyncio.Event]] = {topic: set() for topic in TOPICS}
+        self._listener: asyncio.Task[None] | None = None
+        self._reader: AsyncEngine
+        self._writer: AsyncEngine
+
+    async def open(self) -> None:
+        """Connect. Raises Conflict when another daemon has the SQLite file."""
+        if self.sqlite:
+            self._take_file()
+            self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", size=1)
+            self._reader = _sqlite_engine(self.url, "BEGIN", size=self._pool_size)
+        else:
+            self._writer = self._reader = create_async_engine(
+                self.url, pool_size=self._pool_size, max_overflow=self._pool_size, pool_pre_ping=True
+            )
+            self._listener = asyncio.create_task(self._listen(), name="store-listen")
+
+    async def close(self) -> None:
+        """Disconnect and let go of the file."""
+        if self._listener:
+            self._listener.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listener
+        await self._writer.dispose()
+        if self._reader is not self._writer:
+            await self._reader.dispose()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session to look with: one consistent view, nothing to commit."""
+        async with AsyncSession(self._reader, expire_on_commit=False, autoflush=False) as session:
+            yield session
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """A bare connection to look with, for reads on a hot path."""
+        async with self._reader.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self, *topics: str) -> AsyncIterator[AsyncSession]:
+        """A write transaction, committed at the end; those who wait for ``topics`` are woken after the commit."""
+        async with _maybe(self._write_lock if self.sqlite else None):
+            async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+                yield session
+                if topics and not self.sqlite:
+                    for topic in topics:
+                        await session.execute(text("SELECT pg_notify(:c, :t)"), {"c": _CHANNEL, "t": topic})
+        for topic in topics:
+            self.wake(topic)
+
+    async def transact(self, work: Callable[[AsyncSession], Awaitable[T]], *topics: str) -> T:
+        """Run ``work`` in a write transaction, again if the database was busy, broke off or found a deadlock.
+
+        ``work`` may run several times, so it touches nothing but the session.
+        """
+        async for attempt in stamina.retry_context(on=is_transient, attempts=8, timeout=60.0, wait_initial=0.05, wait_max=5.0):
+            with attempt:
+                async with self.write(*topics) as session:
+                    return await work(session)
+        raise AssertionError("unreachable")
+
+    async def now(self, session: AsyncSession) -> datetime:
+        """The database's time: on SQLite daemon and file share one clock; on PostgreSQL every daemon uses the server's."""
+        if self.sqlite:
+            return utcnow()
+        return (await session.execute(text("SELECT clock_timestamp()"))).scalar_one()  # type: ignore[no-any-return]
+
+    # --- wake-ups ---------------------------------------------------------------------------------------
+
+    def subscribe(self, topic: str) -> asyncio.Event:
+        """An event that is set at every change of ``topic``; clear it before you look. End with ``unsubscribe``."""
+        signal = asyncio.Event()
+        self._subscribers[topic].add(signal)
+        return signal
+
+    def unsubscribe(self, topic: str, signal: asyncio.Event) -> None:
+        self._subscribers[topic].discard(signal)
+
+    def wake(self, topic: str) -> None:
+        """Wake everyone in this process who waits for ``topic``."""
+        for signal in self._subscribers.get(topic, ()):
+            signal.set()
+
+    async def _listen(self) -> None:
+        """Hear the other daemons (PostgreSQL). After a broken connection everyone is woken: something may have been missed."""
+        url = self.url.replace("postgresql+psycopg://", "postgresql://", 1)
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+                    await connection.execute(f"LISTEN {_CHANNEL}")
+                    for topic in TOPICS:
+                        self.wake(topic)
+                    async for notice in connection.notifies():
+                        self.wake(notice.payload)
+            except psycopg.Error as error:
+                log.warning("store.listen_broken", error=type(error).__name__)
+                await asyncio.sleep(1.0)
+
+    def _take_file(self) -> None:
+        path = Path(self.url.partition(":///")[2])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._want_lock:
+            return
+        self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock_file)
+            self._lock_file = None
+            raise Conflict(
+                f"another provisiond uses {path}; SQLite serves one daemon: stop that one, or move to PostgreSQL"
+            ) from None
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same transaction may succeed if tried again: busy, deadlock, serialization, a lost connection."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(error, OperationalError):
+        code = getattr(error.orig, "sqlstate", None)
+        return code is None or code[:2] in {"08", "40", "53", "55", "57"}
+    return isinstance(error, InterfaceError)
+
+
+@asynccontextmanager
+async def _maybe(lock: asyncio.Lock | None) -> AsyncIterator[None]:
+    if lock is None:
+        yield
+    else:
+        async with lock:
+            yield
+
+
+def _sqlite_engine(url: str, begin: str, *, size: int) -> AsyncEngine:
+    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=60)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON", "temp_store=MEMORY"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
