@@ -231,6 +231,7 @@ class Host(Row, table=True):
     parameters: dict[str, Any] = _json()
     power: str | None = Field(default=None, max_length=8)  # last power state seen: on | off
     power_seen_at: datetime | None = _maybe_time()
+    power_wanted: str | None = Field(default=None, max_length=8)  # asked by an operator, not yet done: on | off | cycle | reset
     locked: bool = False
     maintenance: str = Field(default="", max_length=1024)  # why nobody may touch it now
 

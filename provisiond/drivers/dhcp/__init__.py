@@ -22,10 +22,17 @@ class DhcpSubnet:
 
 @dataclass(frozen=True)
 class BootOptions:
-    """Where machines find their network boot program: the TFTP server's address and the HTTP boot base URL."""
+    """Where machines find their network boot program (NBP).
+
+    ``programs`` maps a client architecture (DHCP option 93, RFC 4578) to a file on the TFTP server ``tftp_server``;
+    ``http_programs`` maps one that boots by HTTP (16: x86-64) to a whole URL; ``ipxe_script`` is the URL that a machine already
+    running iPXE (option 175) is sent to.
+    """
 
     tftp_server: str
-    http_url: str
+    programs: tuple[tuple[int, str], ...]
+    http_programs: tuple[tuple[int, str], ...]
+    ipxe_script: str
 
 
 @dataclass(frozen=True)
