@@ -239,6 +239,8 @@ class Host(Row, table=True):
     state: str = Field(default="enrolled", max_length=16, index=True)
     step: str = Field(default="", max_length=32)
     state_since: datetime = _time()
+    step_since: datetime | None = _maybe_time()  # when the step was begun; NULL: not begun
+    wanted: str | None = Field(default=None, max_length=16)  # verb to follow as soon as the host is ready: build
     version: int = 1
     wake: int = 0
     due_at: datetime | None = _maybe_time()
