@@ -1,0 +1,191 @@
+"""The kinds of values a request may hold: names, MACs, addresses, parameters; each says what is wrong in one sentence."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+MAX_DEPTH = 16  # of nested parameters
+MAX_VALUES = 5_000  # in one set of parameters
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_HEX12 = re.compile(r"[0-9a-f]{12}")
+_MAC_FORMS = re.compile(
+    r"([0-9a-f]{2})(:[0-9a-f]{2}){5}|([0-9a-f]{2})(-[0-9a-f]{2}){5}|[0-9a-f]{4}(\.[0-9a-f]{4}){2}|[0-9a-f]{12}"
+)
+# What boards say when nobody wrote their serial number in; compared in lower case without punctuation and blanks.
+_PLACEHOLDERS = frozenset(
+    [
+        "tobefilledbyoem",
+        "tobefilledbyoemo",
+        "defaultstring",
+        "systemserialnumber",
+        "serialnumber",
+        "chassisserialnumber",
+        "notspecified",
+        "notapplicable",
+        "notavailable",
+        "notpresent",
+        "none",
+        "na",
+        "null",
+        "unknown",
+        "empty",
+        "invalid",
+        "default",
+        "oem",
+        "system",
+        "0123456789",
+        "1234567890",
+        "123456789",
+        "12345678",
+        "00000000000000000000000000000000",
+        "ffffffffffffffffffffffffffffffff",
+        "03000200040005000006000700080009",
+    ]
+)
+
+
+def parse_mac(text: str) -> str:
+    """The MAC in lower case with colons, from the forms aa:bb:.., aa-bb-.., aabb.ccdd.eeff or twelve digits. ValueError otherwise."""
+    lower = text.strip().lower()
+    if not _MAC_FORMS.fullmatch(lower):
+        raise ValueError(f"{text!r} is not a MAC address; write it as 52:54:00:12:34:56")
+    digits = re.sub(r"[:.-]", "", lower)
+    if digits == "0" * 12 or int(digits[:2], 16) & 1:
+        raise ValueError(f"{text!r} is not the address of one network card (zero, multicast or broadcast)")
+    return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
+
+
+def is_placeholder_serial(text: str) -> bool:
+    """Whether a serial number or UUID is what a board says when its maker wrote none in ("To be filled by O.E.M.")."""
+    squeezed = re.sub(r"[^0-9a-z]", "", text.lower())
+    return len(set(squeezed)) <= 1 or squeezed in _PLACEHOLDERS
+
+
+def plain_text(text: str) -> str:
+    """Refuse control characters (PostgreSQL takes no NUL; a line break would forge lines in boot files)."""
+    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        raise ValueError("control characters and line breaks are not allowed here")
+    return text
+
+
+def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what cannot be kept as JSON on both databases: NUL, lone surrogates, NaN, other types, too deep or too many."""
+    count = 0
+
+    def look(item: Any, path: str, depth: int) -> None:
+        nonlocal count
+        count += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{path} is nested deeper than {MAX_DEPTH}")
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values")
+        if isinstance(item, dict):
+            for key, child in item.items():
+                if not isinstance(key, str) or not key:
+                    raise ValueError(f"{path}: keys are non-empty text, not {key!r}")
+                look_text(key, path)
+                look(child, f"{path}.{key}" if path else key, depth + 1)
+        elif isinstance(item, list):
+            for index, child in enumerate(item):
+                look(child, f"{path}.{index}", depth + 1)
+        elif isinstance(item, str):
+            look_text(item, path)
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise ValueError(f"{path} is not a finite number")
+        elif isinstance(item, int) and not isinstance(item, bool):
+            if abs(item) >= 1 << 63:
+                raise ValueError(f"{path} does not fit in 64 bits")
+        elif item is not None and not isinstance(item, bool):
+            raise ValueError(
+                f"{path} is of type {type(item).__name__}; use text, numbers, true, false, null, lists and tables"
+            )
+
+    def look_text(text: str, path: str) -> None:
+        if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError(f"{path}: NUL and lone surrogates are not allowed")
+
+    look(value, "", 0)
+    return value
+
+
+def _host_name(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not a host name: 1 to 63 of a-z, 0-9 and '-', no '-' at either end, no dots (RFC 1123); the domain is given apart"
+        )
+    if text.isdigit():
+        raise ValueError(f"{text!r} has digits only, which reads as an address")
+    return text
+
+
+def _domain_name(text: str) -> str:
+    lower = text.lower().rstrip(".")
+    if not lower or len(lower) > 253 or not all(_LABEL.fullmatch(label) for label in lower.split(".")):
+        raise ValueError(f"{text!r} is not a domain name such as lab.example.org")
+    return lower
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not a name: 1 to 128 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+    return text
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IP address") from None
+
+
+def _cidr(text: str) -> str:
+    try:
+        network = ipaddress.ip_network(text.strip())
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a network such as 10.0.0.0/24 ({error})") from None
+    if network.version == 6 and network.prefixlen < 64:
+        raise ValueError(
+            f"{text!r} is larger than /64; a subnet is one link, and IPv6 links are /64 or smaller"
+        )
+    return str(network)
+
+
+def _serial(text: str) -> str:
+    text = text.strip()
+    if is_placeholder_serial(text):
+        raise ValueError(
+            f"{text!r} is a placeholder that many machines share, not a serial number; leave it out"
+        )
+    return text
+
+
+def _pair(value: Any) -> Any:
+    """A range may be written "FIRST-LAST", one address, or a pair."""
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split("-")]
+        return parts * 2 if len(parts) == 1 else parts
+    return list(value) if isinstance(value, tuple) else value
+
+
+_TEXT = AfterValidator(plain_text)
+Mac = Annotated[str, AfterValidator(parse_mac)]
+HostName = Annotated[str, AfterValidator(_host_name)]
+DomainName = Annotated[str, AfterValidator(_domain_name)]
+Name = Annotated[str, AfterValidator(_name)]
+Ip = Annotated[str, AfterValidator(_ip)]
+Cidr = Annotated[str, AfterValidator(_cidr)]
+Serial = Annotated[str, Field(max_length=128), _TEXT, AfterValidator(_serial)]
+Line = Annotated[str, Field(max_length=1024), _TEXT]  # one line of text
+Word = Annotated[str, Field(max_length=128), _TEXT]
+Parameters = Annotated[dict[str, Any], AfterValidator(check_parameters)]
+AddressRange = Annotated[list[Ip], BeforeValidator(_pair), Field(min_length=2, max_length=2)]
