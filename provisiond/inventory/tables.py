@@ -10,7 +10,19 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, Dialect, ForeignKey, Index, Integer, String, Text, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import BigInteger
 from sqlmodel import Field, SQLModel
@@ -306,6 +318,7 @@ class Deployment(Row, table=True):
     failure: str = Field(default="", sa_type=Text)
     log_tail: str = Field(default="", sa_type=Text)
     host_keys: list[str] = _json(list)
+    runs: int = 1  # which handover run this is: raised by configure and retry
     handover_offset: int = 0
     result: dict[str, Any] = _json()  # what the handover reported
     ended_at: datetime | None = _maybe_time()

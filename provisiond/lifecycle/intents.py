@@ -59,6 +59,8 @@ async def enter(session: AsyncSession, host: Host, target: State, verb: Verb, ac
     await history.add(
         session, host=host, kind="state.changed", actor=actor, cause=str(verb), data={"from": host.state, "to": str(target)}
     )
+    if verb == Verb.CONFIGURE:
+        await _new_run(session, host)
     fresh = {"deployment_id": None} if target == State.BUILDING else {}
     await _set(
         session, host, state=str(target), step="", step_since=None, state_since=now, deadline_at=None, attempts=0,
@@ -148,6 +150,11 @@ async def _end_deployment(session: AsyncSession, host: Host, verb: Verb) -> None
     )
 
 
+async def _new_run(session: AsyncSession, host: Host) -> None:
+    values = {"runs": Deployment.runs + 1, "handover_offset": 0}
+    await session.execute(update(Deployment).where(Deployment.id == host.deployment_id).values(**values))
+
+
 async def _retry(session: AsyncSession, host: Host, actor: str, cause: str) -> None:
     from provisiond.lifecycle.path import retry_step
 
@@ -157,6 +164,7 @@ async def _retry(session: AsyncSession, host: Host, actor: str, cause: str) -> N
         await session.execute(
             update(Deployment).where(Deployment.id == host.deployment_id).values(failed_at=None, failure="", log_tail="", boots=0)
         )
+        await _new_run(session, host)
     await history.add(session, host=host, kind="intent.retry", actor=actor, cause=cause)
     step = retry_step(State(host.state), host.step)
     await _set(session, host, step=step, step_since=None, attempts=0, failure=None, failure_kind=None, deadline_at=None)

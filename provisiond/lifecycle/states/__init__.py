@@ -1,0 +1,1 @@
+"""One module per state; each lists its steps in the order they are taken."""

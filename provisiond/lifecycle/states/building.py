@@ -1,0 +1,169 @@
+"""building: an operating system is put on the machine.
+
+A physical machine, or a virtual one without an image of its own, boots from the network and its installer or the ramdisk does
+the work; a virtual machine with an image gets its disk made from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from provisiond.drivers.compute import DiskSpec, MachineSpec, NicSpec
+from provisiond.drivers.dhcp import Reservation
+from provisiond.drivers.power import BootDevice, PowerAction
+from provisiond.inventory.resolve import ResolvedHost
+from provisiond.inventory.tables import Deployment, new_id, utcnow
+from provisiond.lifecycle.outcome import Complete, Continue, Failed, Note, Outcome, Step
+from provisiond.lifecycle.world import World
+
+BOOT_MINUTES = 15.0
+"""How long a machine may take from power-on to asking for its boot program; parameter ``boot_minutes`` overrides it."""
+
+
+def from_image(host: ResolvedHost) -> bool:
+    """A virtual machine whose disk is made from an image: it needs no network boot."""
+    return host.hypervisor is not None and host.row.method == "image" and host.image is not None
+
+
+def by_network(host: ResolvedHost) -> bool:
+    return not from_image(host)
+
+
+def virtual(host: ResolvedHost) -> bool:
+    return host.hypervisor is not None
+
+
+async def prepare(host: ResolvedHost, world: World) -> Outcome:
+    """Opens the deployment: pins the release, makes the boot token, and renders everything once.
+
+    A template that cannot be rendered for this host fails here, before anything happens to the machine.
+    """
+    missing = _what_is_missing(host)
+    if missing:
+        return Failed(missing, retryable=False, kind="incomplete")
+    await world.renderings.check(host, world.boot_url)
+    if host.deployment is not None:
+        return Complete(f"deployment {host.deployment.number} was open already")
+    token, made = secrets.token_urlsafe(32), new_id()
+    deployment = Deployment(
+        id=made, host_id=host.id, release_id=world.renderings.release_id, method=host.row.method,
+        token_hash=hashlib.sha256(token.encode()).hexdigest(), secret_seed=world.box.encrypt(token),
+        token_expires=utcnow() + timedelta(minutes=world.settings.boot.token_minutes),
+    )  # fmt: skip
+
+    async def write(session: AsyncSession) -> None:
+        count = select(func.coalesce(func.max(Deployment.number), 0)).where(Deployment.host_id == host.id)
+        deployment.number = (await session.execute(count)).scalar_one() + 1
+        session.add(deployment.model_copy())
+        await session.flush()
+
+    return Complete("deployment opened", host={"deployment_id": made}, write=write)
+
+
+async def reserve(host: ResolvedHost, world: World) -> Outcome:
+    """Gives the machine's MAC its address in DHCP."""
+    reserved = []
+    for interface in host.interfaces:
+        if interface.ip and interface.subnet:
+            await world.dhcp.reserve(Reservation(interface.mac, interface.ip, host.name, interface.subnet.name))
+            reserved.append(f"{interface.mac} {interface.ip}")
+    return Complete("reserved " + ", ".join(reserved) if reserved else "no address to reserve")
+
+
+async def machine(host: ResolvedHost, world: World) -> Outcome:
+    """Makes the virtual machine (once, by its UUID) with fresh disks."""
+    compute, target = world.compute_of(host)
+    assert host.hypervisor is not None and host.flavor is not None
+    direct = from_image(host)
+    image = world.settings.state.image_dir / host.image.path if direct and host.image else None
+    console = world.settings.state.console_dir / f"{host.id}.log"
+    console.parent.mkdir(parents=True, exist_ok=True)
+    spec = MachineSpec(
+        uuid=host.id, name=host.name, vcpus=host.flavor.vcpus, memory_mib=host.flavor.memory_mib,
+        disks=(DiskSpec(host.flavor.disk_gib, str(image) if image else None, host.image.format if direct and host.image else "raw"),),
+        nics=tuple(NicSpec(i.mac, host.hypervisor.bridge, None if host.hypervisor.bridge else host.hypervisor.network) for i in host.interfaces),
+        firmware=host.row.firmware, boot=("disk",) if direct else ("network", "disk"),
+        seed=await world.renderings.seed(host, world.boot_url, world.box) if direct else (), console_log=str(console),
+    )  # fmt: skip
+    made = await compute.ensure(target, spec, fresh=True)
+    return Complete(f"virtual machine {made.name} on {host.hypervisor.name}")
+
+
+async def boot(host: ResolvedHost, world: World) -> Outcome:
+    """Starts the machine: from the network, or a virtual machine made from an image from its disk."""
+    reach = world.power_of(host)
+    if reach is None:
+        return Complete(
+            "no controller: switch the machine on by hand, set to boot from the network",
+            notes=(Note("operator.asked", f"power on {host.name} by hand; it waits at its network boot"),),
+        )
+    power, target = reach
+    world.consoles.follow(host, power, target)
+    if from_image(host):
+        state = await power.set(target, PowerAction.ON)
+    else:
+        await power.set_boot(target, BootDevice.NETWORK)
+        state = await power.set(target, PowerAction.CYCLE)
+    return Complete(f"power is {state}", host={"power": str(state), "power_seen_at": utcnow()})
+
+
+async def install(host: ResolvedHost, world: World) -> Outcome:
+    """Waits for the installer or the ramdisk to say it is done."""
+    deployment = host.deployment
+    assert deployment is not None
+    if deployment.failed_at is not None:
+        return Failed(f"{deployment.failure}; mend it, then 'provisionctl host retry {host.name}'", retryable=False, kind="install")
+    if deployment.built_at is not None:
+        return Complete("the machine says it is built")
+    minutes = host.parameters.get("boot_minutes", BOOT_MINUTES)
+    patience = timedelta(minutes=float(minutes) if isinstance(minutes, int | float) else BOOT_MINUTES)
+    if deployment.boots == 0 and host.row.step_since is not None:
+        waited = utcnow() - host.row.step_since
+        if waited > patience:
+            return Failed(
+                f"host {host.name} never asked for its boot program in {patience.total_seconds() / 60:.0f} minutes: check that it is on, boots "
+                f"from the network, and that the MAC {host.mac} is right; then 'provisionctl host retry {host.name}'",
+                retryable=False, kind="no-boot",
+            )  # fmt: skip
+        return Continue("waiting for the machine to boot", after=(patience - waited).total_seconds() + 0.1)
+    return Continue(f"installing: {deployment.progress} % {deployment.progress_text}")
+
+
+async def local(host: ResolvedHost, world: World) -> Outcome:
+    """From now on the machine boots from its disk."""
+    reach = world.power_of(host)
+    if reach is None:
+        return Complete("boot order is left to the machine")
+    power, target = reach
+    await power.set_boot(target, BootDevice.DISK)
+    return Complete("boots from disk")
+
+
+def _what_is_missing(host: ResolvedHost) -> str:
+    wants = []
+    if host.row.method == "image" and host.image is None:
+        wants.append("an image (--image, or on its group)")
+    if host.row.method == "installer" and host.medium is None:
+        wants.append("an installation medium (--media, or on its group)")
+    if virtual(host) and host.flavor is None:
+        wants.append("a flavor (--flavor)")
+    if by_network(host) and not host.mac:
+        wants.append("a MAC (--mac)")
+    if not wants:
+        return ""
+    return f"host {host.name} cannot be built: it lacks {' and '.join(wants)}; set it with 'provisionctl host update {host.name}', then 'provisionctl host retry {host.name}'"
+
+
+STEPS = (
+    Step("prepare", prepare, timeout=60.0),
+    Step("reserve", reserve, timeout=60.0),
+    Step("machine", machine, applies=virtual, timeout=600.0),
+    Step("boot", boot, timeout=300.0),
+    Step("install", install, applies=by_network, retry_from="boot"),
+    Step("local", local, applies=by_network, timeout=180.0),
+)
