@@ -1,0 +1,80 @@
+"""What should this machine boot now? One pure function; every protocol asks it, so no two can disagree.
+
+Nothing here reads a clock, a database or a setting: the caller brings the facts (boot/machine.py reads them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Boot(StrEnum):
+    """The things a machine can be told to boot."""
+
+    LOCAL = "local"  # its own disk
+    INSTALLER = "installer"  # the operating system's own installer, from a medium
+    IMAGE = "image"  # the ramdisk, which writes a disk image
+    WAIT = "wait"  # the ramdisk, which reports and waits
+
+
+@dataclass(frozen=True)
+class Target:
+    """The answer; ``why`` is a sentence for the boot screen, the log and `provisionctl host show`."""
+
+    boot: Boot
+    why: str
+
+    @property
+    def builds(self) -> bool:
+        """Whether this boot puts an operating system on the disk, and so is counted and carries a token."""
+        return self.boot in {Boot.INSTALLER, Boot.IMAGE}
+
+
+@dataclass(frozen=True)
+class Build:
+    """What matters of the host's newest deployment. ``boots`` is how often it was handed its installer already."""
+
+    method: str  # image | installer
+    built: bool = False
+    failed: bool = False
+    ended: bool = False
+    boots: int = 0
+
+
+BOOTING_STEPS = frozenset({"netboot", "install"})
+"""Steps of `building` at which the machine is to install. `netboot` counts: a fast machine asks before the engine has
+written that its power-on is done."""
+
+
+def boot_target(state: str | None, step: str, build: Build | None, *, unknown: str, loop_limit: int) -> Target:
+    """Decide by the host's ``state`` and ``step`` (``state`` None: no host has this MAC) and its newest ``build``.
+
+    ``unknown`` is the policy of the subnet an unknown machine is in: "discover" or "ignore". A build whose ``boots`` have
+    reached ``loop_limit`` is in a boot loop: it does not boot what was built, and is not started again.
+    """
+    if state is None:
+        if unknown == "discover":
+            return Target(Boot.WAIT, "unknown machine: the ramdisk reports it and waits for approval")
+        return Target(Boot.LOCAL, "unknown machine: this subnet ignores those")
+    if state == "discovered":
+        return Target(Boot.WAIT, "discovered: the ramdisk reports and waits for approval")
+    if state != "building":
+        return Target(Boot.LOCAL, f"{state}: boots its own disk")
+    return _building(step, build, loop_limit)
+
+
+def _building(step: str, build: Build | None, loop_limit: int) -> Target:
+    if build is None or build.ended:
+        return Target(Boot.LOCAL, "building, but there is no build under way")
+    if build.built:
+        return Target(Boot.LOCAL, "built: boots its own disk from now on")
+    if build.failed:
+        return Target(Boot.LOCAL, "its build failed: not started again until someone asks for it")
+    if build.boots >= loop_limit:
+        return Target(Boot.LOCAL, f"boot loop: asked {build.boots} times for its installer in one build")
+    if step not in BOOTING_STEPS:
+        return Target(Boot.LOCAL, f"building, at step {step or '(none)'}: not its turn to install")
+    if build.method == "installer":
+        return Target(Boot.INSTALLER, "building: starts its installer")
+    return Target(Boot.IMAGE, "building: the ramdisk writes its image")
