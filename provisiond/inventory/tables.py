@@ -112,9 +112,10 @@ class Address(Row, table=True):
     """An IP address that is taken. The unique constraint, not any process's memory, is what makes it taken once."""
 
     __tablename__ = "address"
-    __table_args__ = (UniqueConstraint("subnet_id", "ip"),)
+    __table_args__ = (UniqueConstraint("subnet_id", "ip"), UniqueConstraint("subnet_id", "position"))
     subnet_id: str = Field(foreign_key="subnet.id")
     ip: str = Field(max_length=64)
+    position: int = Field(sa_type=BigInteger)  # where in the subnet, see addresses.py; free ones are searched by it
     host_id: str = Field(sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, index=True))
 
 
@@ -229,6 +230,7 @@ class Host(Row, table=True):
     # who it is and what is wanted of it
     name: str = Field(unique=True, max_length=63)
     comment: str = Field(default="", max_length=1024)
+    serial: str | None = Field(default=None, unique=True, max_length=128)  # its maker's serial number
     architecture: str = Field(default="x86_64", max_length=16)
     firmware: str = Field(default="bios", max_length=8)  # bios | uefi
     method: str = Field(default="image", max_length=16)  # how it is built: image | installer
@@ -390,3 +392,8 @@ class Setting(SQLModel, table=True):
     __tablename__ = "setting"
     name: str = Field(primary_key=True, max_length=64)
     value: dict[str, Any] = _json()
+
+
+def table(model: type[SQLModel]) -> Table:
+    """The Core table of a model, for statements on hot paths."""
+    return model.__table__  # type: ignore[attr-defined,no-any-return]
