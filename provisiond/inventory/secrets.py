@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import select, update
 
 from provisiond.errors import ConfigError
-from provisiond.inventory.tables import Bmc, Deployment
+from provisiond.inventory.tables import Bmc, Deployment, table
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -81,16 +82,12 @@ class SecretBox:
 
         async def work(session: AsyncSession) -> int:
             count = 0
-            for table, column in ((Bmc, "secret"), (Deployment, "secret_seed")):
-                rows = (
-                    await session.execute(
-                        select(table.id, getattr(table, column)).where(getattr(table, column) != "")
-                    )
-                ).all()
-                for row_id, token in rows:
+            for rows, column in ((table(Bmc), "secret"), (table(Deployment), "secret_seed")):
+                secrets = await session.execute(select(rows.c.id, rows.c[column]).where(rows.c[column] != ""))
+                for row_id, token in secrets.all():
                     fresh = both.encrypt(both.decrypt(token))
-                    await session.execute(update(table).where(table.id == row_id).values({column: fresh}))  # type: ignore[arg-type]
-                count += len(rows)
+                    await session.execute(update(rows).where(rows.c.id == row_id).values({column: fresh}))
+                    count += 1
             return count
 
         count = await store.transact(work)
@@ -115,10 +112,8 @@ def _write(path: Path, keys: list[bytes], *, replace: bool) -> None:
         if replace:
             staged.replace(path)
         elif not path.exists():
-            try:
+            with suppress(FileExistsError):
                 os.link(staged, path)
-            except FileExistsError:
-                pass
     finally:
         staged.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Index,
     Integer,
     String,
+    Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -396,4 +397,4 @@ class Setting(SQLModel, table=True):
 
 def table(model: type[SQLModel]) -> Table:
     """The Core table of a model, for statements on hot paths."""
-    return model.__table__  # type: ignore[attr-defined,no-any-return]
+    return model.__table__  # type: ignore[attr-defined]
