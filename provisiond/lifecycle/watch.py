@@ -1,0 +1,151 @@
+"""What happens to machines without our asking: power that changed, leases, life-cycle events of hypervisors. Recorded, never forced.
+
+Somebody may have pulled the plug on purpose: a changed power state is an event and a column, and nothing is switched back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+import structlog
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from provisiond.drivers.compute import HypervisorTarget, MachineEvent
+from provisiond.drivers.dhcp import LeaseEvent
+from provisiond.errors import DriverError
+from provisiond.inventory import history
+from provisiond.inventory.resolve import ResolvedHost, resolve_hosts
+from provisiond.inventory.store import EVENTS
+from provisiond.inventory.tables import Bmc, Host, Hypervisor, Interface, utcnow
+from provisiond.lifecycle.table import State
+from provisiond.lifecycle.world import World
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 16
+RECONNECT_SECONDS = 10.0
+_SWITCHED = {"started": "on", "stopped": "off", "crashed": "off"}
+
+
+class Watch:
+    """Polls controllers, follows hypervisors, and takes lease events."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._tasks: list[asyncio.Task[None]] = []
+        self._followed: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        if self.world.settings.engine.power_poll_seconds:
+            self._tasks.append(asyncio.create_task(self._poll_forever(), name="watch-power"))
+        self._tasks.append(asyncio.create_task(self._follow_hypervisors(), name="watch-hypervisors"))
+
+    async def stop(self) -> None:
+        tasks = [*self._tasks, *self._followed.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- controllers -----------------------------------------------------------------------------------
+
+    async def _poll_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self.world.settings.engine.power_poll_seconds)
+            try:
+                await self.poll()
+            except Exception:
+                log.exception("watch.poll_failed")
+
+    async def poll(self) -> int:
+        """Read the power of every resting host that has a controller; those that failed come first. Returns how many answered."""
+        resting = [str(State.READY), str(State.ACTIVE)]
+        async with self.world.store.read() as session:
+            found = select(Host.id).join(Bmc, Bmc.host_id == Host.id).where(Host.state.in_(resting), Host.maintenance == "")  # type: ignore[attr-defined,arg-type]
+            ids = list((await session.execute(found.order_by(Host.failure.is_(None)))).scalars())  # type: ignore[union-attr]
+        gate, answered = asyncio.Semaphore(AT_ONCE), 0
+
+        async def one(host: ResolvedHost) -> None:
+            nonlocal answered
+            async with gate:
+                answered += await self._poll_one(host)
+
+        for begin in range(0, len(ids), 200):
+            async with self.world.store.read() as session:
+                hosts = await resolve_hosts(session, ids[begin : begin + 200])
+            await asyncio.gather(*(one(host) for host in hosts))
+        return answered
+
+    async def _poll_one(self, host: ResolvedHost) -> bool:
+        reach = self.world.power_of(host)
+        if reach is None:
+            return False
+        power, target = reach
+        try:
+            state = str(await power.state(target))
+        except DriverError as error:
+            log.info("watch.no_answer", host=host.name, error=str(error))
+            return False
+        await self.seen(host.id, state, actor="bmc")
+        return True
+
+    async def seen(self, host_id: str, state: str, *, actor: str) -> None:
+        """Record the power state that was seen; an event only where it changed."""
+
+        async def work(session: AsyncSession) -> None:
+            host = (await session.execute(select(Host).where(Host.id == host_id).with_for_update())).scalars().first()
+            if host is None:
+                return
+            if host.power != state:
+                await history.add(session, host=host, kind="power.seen", actor=actor, message=f"power is {state}", data={"was": host.power})
+            changed = update(Host).where(Host.id == host_id).values(power=state, power_seen_at=utcnow())
+            await session.execute(changed.execution_options(synchronize_session=False))
+
+        await self.world.store.transact(work, EVENTS)
+
+    # --- hypervisors -----------------------------------------------------------------------------------
+
+    async def _follow_hypervisors(self) -> None:
+        """A follower for each hypervisor; new ones are picked up within a sweep."""
+        while True:
+            with suppress(Exception):
+                async with self.world.store.read() as session:
+                    rows: Sequence[Hypervisor] = (await session.execute(select(Hypervisor))).scalars().all()
+                for row in rows:
+                    if row.id not in self._followed:
+                        target = HypervisorTarget(name=row.name, uri=row.uri, pool=row.pool)
+                        self._followed[row.id] = asyncio.create_task(self._follow(row.driver, target), name=f"watch-{row.name}")
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _follow(self, driver: str, target: HypervisorTarget) -> None:
+        while True:
+            try:
+                async for event in self.world.rooms.get("compute", driver).events(target):
+                    await self._machine(event)
+            except DriverError as error:
+                log.info("watch.hypervisor_away", hypervisor=target.name, error=str(error))
+            except Exception:
+                log.exception("watch.hypervisor_failed", hypervisor=target.name)
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _machine(self, event: MachineEvent) -> None:
+        if event.kind in _SWITCHED:
+            await self.seen(event.uuid, _SWITCHED[event.kind], actor="hypervisor")
+
+    # --- leases ------------------------------------------------------------------------------------------
+
+    async def on_lease(self, event: LeaseEvent) -> None:
+        """A DHCP lease was given, renewed or ended; renewals are not news and stay out of the history."""
+        if event.kind == "renewed":
+            return
+
+        async def work(session: AsyncSession) -> None:
+            found = select(Host).join(Interface, Interface.host_id == Host.id).where(Interface.mac == event.mac)  # type: ignore[arg-type]
+            host = (await session.execute(found)).scalars().first()
+            if host is not None:
+                data = {"mac": event.mac, "ip": event.ip, "hostname": event.hostname}
+                await history.add(session, host=host, kind=f"lease.{event.kind}", actor="dhcp", message=f"{event.mac} {event.ip}", data=data)
+
+        await self.world.store.transact(work, EVENTS)
