@@ -1,0 +1,149 @@
+"""The catalogue: a directory of templates read into an immutable set of files, found by kind, family and version."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from provisiond.errors import ConfigError, NotFound
+from provisiond.inventory.store import Store
+from provisiond.inventory.tables import Release
+from provisiond.templating.headers import Header, parse_header
+
+MAX_FILE = 256 << 10
+MAX_FILES = 2000
+SUFFIX = ".j2"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The templates of one release: ``files`` maps an id such as ``ipxe/install.ipxe.j2`` to its text."""
+
+    files: Mapping[str, str] = field(repr=False)
+    digest: str
+    headers: Mapping[str, Header] = field(repr=False)
+    git_commit: str | None = None
+
+    @classmethod
+    def of(cls, files: Mapping[str, str], *, git_commit: str | None = None) -> Catalogue:
+        """A catalogue of these files. Raises RenderError where a header is missing or wrong."""
+        files = MappingProxyType(dict(sorted(files.items())))
+        headers = {path: parse_header(path, text) for path, text in files.items()}
+        return cls(files, digest(files), MappingProxyType(headers), git_commit)
+
+    def find(self, kind: str, family: str = "", version: str = "") -> str:
+        """The id of the template of ``kind`` that suits the operating system best. Raises NotFound when none does."""
+        fitting = [
+            (h.fits(family, version), path)
+            for path, h in self.headers.items()
+            if h.kind == kind and h.fits(family, version)
+        ]
+        if not fitting:
+            wanted = f"{kind} for {family} {version}".strip() if family else kind
+            raise NotFound("template", wanted)
+        best = max(score for score, _ in fitting)
+        return min(path for score, path in fitting if score == best)
+
+
+def digest(files: Mapping[str, str]) -> str:
+    """SHA-256 over the sorted paths and texts, each with its length before it, as 64 hex digits."""
+    total = hashlib.sha256()
+    for path, text in sorted(files.items()):
+        for part in (path.encode(), text.encode()):
+            total.update(len(part).to_bytes(8, "big") + part)
+    return total.hexdigest()
+
+
+def shipped_directory() -> Path:
+    """The templates that come with provisiond: beside the package in a checkout, below share/ when installed."""
+    for place in (
+        Path(__file__).parents[2] / "templates",
+        Path(sysconfig.get_path("data")) / "share" / "provisiond" / "templates",
+    ):
+        if place.is_dir():
+            return place
+    raise ConfigError(
+        "the templates shipped with provisiond are missing; set templates.dir to a directory of templates"
+    )
+
+
+def read_directory(directory: Path) -> Catalogue:
+    """Read every ``*.j2`` below ``directory`` (blocking). Links that lead out of it are refused. Raises ConfigError, RenderError."""
+    root = directory.resolve()
+    if not root.is_dir():
+        raise ConfigError(f"templates.dir: there is no directory {directory}")
+    files: dict[str, str] = {}
+    for path in sorted(root.rglob("*" + SUFFIX)):
+        if not path.resolve().is_relative_to(root):
+            raise ConfigError(f"templates.dir: {path} is a link that leads out of {root}")
+        if path.stat().st_size > MAX_FILE:
+            raise ConfigError(f"templates.dir: {path} is larger than {MAX_FILE >> 10} KiB")
+        try:
+            files[path.relative_to(root).as_posix()] = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"templates.dir: {path} is not UTF-8: {error}") from None
+        if len(files) > MAX_FILES:
+            raise ConfigError(f"templates.dir: {root} holds more than {MAX_FILES} templates")
+    if not files:
+        raise ConfigError(f"templates.dir: there is no *{SUFFIX} below {root}")
+    return Catalogue.of(files, git_commit=_git_commit(root))
+
+
+def _git_commit(root: Path) -> str | None:
+    """The commit these files are at, or None when they are changed since, or not in a repository at all."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", ".") is None or git("status", "--porcelain", "--", ".") != "":
+        return None
+    return git("rev-parse", "HEAD")
+
+
+async def ensure_release(store: Store, catalogue: Catalogue) -> Release:
+    """The release of these files, stored if its digest is new, and current from now on. Safe to call at once by several daemons."""
+
+    async def work(session: AsyncSession) -> Release:
+        release = (
+            await session.execute(select(Release).where(col(Release.digest) == catalogue.digest))
+        ).scalar_one_or_none()
+        if release is None:
+            release = Release(
+                digest=catalogue.digest, git_commit=catalogue.git_commit, files=dict(catalogue.files)
+            )
+            session.add(release)
+        await session.execute(update(Release).where(col(Release.digest) != catalogue.digest).values(current=False))
+        release.current = True
+        await session.flush()
+        return release
+
+    try:
+        return await store.transact(work)
+    except IntegrityError:  # another daemon stored the same release in the same moment
+        return await store.transact(work)
+
+
+def catalogue_of(release: Release) -> Catalogue:
+    """The catalogue of a stored release. Raises ConfigError when its files no longer have its digest."""
+    catalogue = Catalogue.of(release.files, git_commit=release.git_commit)
+    if catalogue.digest != release.digest:
+        raise ConfigError(
+            f"release {release.digest[:12]} was changed in the database: its files have digest {catalogue.digest[:12]}"
+        )
+    return catalogue
