@@ -5,7 +5,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class DhcpOptions:
+    """What every driver of this room is constructed with (``load("dhcp", name)(options)``).
+
+    ``interfaces`` are the ones to answer on; ``run_dir`` holds the driver's files and is its own. ``proxy``: another server gives
+    addresses, this one only the boot options. ``router_advertisement``: tell machines that there is no IPv6 router here, so
+    that iPXE does not wait for one; it takes effect on interfaces that have an IPv6 address besides the link-local one.
+    """
+
+    run_dir: Path
+    interfaces: tuple[str, ...] = ()
+    proxy: bool = False
+    dnsmasq: str = "dnsmasq"
+    lease_seconds: int = 3600
+    router_advertisement: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,10 +88,19 @@ class Dhcp(Protocol):
     """Drivers of this room. Raises only DriverUnavailable, DriverRejected, Unsupported."""
 
     async def start(self, subnets: Sequence[DhcpSubnet], boot: BootOptions, on_lease: OnLease) -> None:
-        """Begin to serve; what was reserved before stays reserved. Called again with other subnets, it changes over."""
+        """Begin to serve; what was reserved before stays reserved. Called again with other subnets, it changes over.
+
+        ``on_lease`` is awaited for one event after another; what it raises is logged and does not stop the service.
+        DriverUnavailable: the server cannot begin (its own words are in the message); the driver keeps trying by itself.
+        """
 
     async def reserve(self, reservation: Reservation) -> None:
-        """Give this MAC this address from now on; a different earlier reservation of the MAC is replaced."""
+        """Give this MAC this address from now on.
+
+        An earlier reservation of the same MAC, or of the same address by another MAC, is replaced: addresses are handed
+        out by the inventory, so the latest word is the true one. DriverRejected: the MAC or address is malformed, or the
+        address is in no subnet that is served.
+        """
 
     async def release(self, mac: str) -> None:
         """Forget the MAC's reservation and lease. Absent is fine."""
