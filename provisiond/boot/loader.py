@@ -46,7 +46,12 @@ class Architecture:
 class Loaders:
     """The programs that were found, by the name machines ask for. Made by ``load``."""
 
-    def __init__(self, architectures: Sequence[Architecture], programs: Mapping[str, Program], missing: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        architectures: Sequence[Architecture],
+        programs: Mapping[str, Program],
+        missing: Mapping[str, str],
+    ) -> None:
         self.architectures = tuple(architectures)
         self.programs = programs
         self.missing = missing
@@ -72,7 +77,9 @@ class Loaders:
 
     def by_http(self, base_url: str) -> tuple[tuple[int, str], ...]:
         """(architecture code, whole URL) for DHCP, of those that boot by HTTP and whose program is there."""
-        return tuple((code, f"{base_url}/boot/loader/{name}") for code, name in self._table(http=True, kind="ipxe"))
+        return tuple(
+            (code, f"{base_url}/boot/loader/{name}") for code, name in self._table(http=True, kind="ipxe")
+        )
 
     def _table(self, *, http: bool, kind: str) -> tuple[tuple[int, str], ...]:
         chosen = ((a.code, self.choose(a.code, kind)) for a in self.architectures if a.http == http)
@@ -103,7 +110,7 @@ def load(dirs: Sequence[Path], table: Path = TABLE) -> Loaders:
 
 
 def _architecture(row: dict[str, Any]) -> Architecture:
-    programs = {kind: row[kind] for kind in ("ipxe", "grub", "pxelinux") if kind in row}
+    programs: dict[str, str] = {kind: str(row[kind]) for kind in ("ipxe", "grub", "pxelinux") if kind in row}
     if "ipxe" not in programs:
         raise ValueError(f"architecture {row.get('code')} has no ipxe program")
     return Architecture(int(row["code"]), row["name"], bool(row.get("http", False)), programs)
@@ -120,5 +127,7 @@ def _read(name: str, path: Path, pinned: str | None) -> Program:
     if len(content) > MAX_PROGRAM:
         raise ConfigError(f"{path} is larger than {MAX_PROGRAM >> 20} MiB: not a network boot program")
     if pinned and pinned.lower() != digest:
-        raise ConfigError(f"{path} has SHA-256 {digest}, but the loader table pins {pinned} for {name}: refuse to serve it")
+        raise ConfigError(
+            f"{path} has SHA-256 {digest}, but the loader table pins {pinned} for {name}: refuse to serve it"
+        )
     return Program(name, path, content, digest)

@@ -42,12 +42,14 @@ class Build:
     boots: int = 0
 
 
-BOOTING_STEPS = frozenset({"netboot", "install"})
-"""Steps of `building` at which the machine is to install. `netboot` counts: a fast machine asks before the engine has
+BOOTING_STEPS = frozenset({"boot", "install"})
+"""Steps of `building` at which the machine is to install. `boot` counts: a fast machine asks before the engine has
 written that its power-on is done."""
 
 
-def boot_target(state: str | None, step: str, build: Build | None, *, unknown: str, loop_limit: int) -> Target:
+def boot_target(
+    state: str | None, step: str, build: Build | None, *, unknown: str, loop_limit: int
+) -> Target:
     """Decide by the host's ``state`` and ``step`` (``state`` None: no host has this MAC) and its newest ``build``.
 
     ``unknown`` is the policy of the subnet an unknown machine is in: "discover" or "ignore". A build whose ``boots`` have

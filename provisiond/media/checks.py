@@ -1,0 +1,189 @@
+"""Is this the file its vendor made? Debian's signed Release chain, dpkg's own list, SHA256SUMS and .treeinfo.
+
+Each check answers with the digest that is expected and a sentence for Medium.verified_by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisiond.media.fetch import MediaError, Missing
+from provisiond.media.trees import DirectoryTree, Tree
+
+DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_DPKG_LISTS = Path("/var/lib/dpkg/info")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The digests that files must have: path below the tree -> (algorithm, hex). ``by`` names who says so."""
+
+    digests: Mapping[str, tuple[str, str]]
+    by: str
+
+
+async def debian_release(tree: Tree, suite: str, arch: str, scratch: Path, keyring: Path) -> Expected:
+    """Digests of the netboot files, by the chain SHA256SUMS <- Release <- the archive's signing key.
+
+    Sources: https://wiki.debian.org/DebianRepository/Format; sections "Release files" and "Installer".
+    Raises Missing when the tree is no Debian mirror, MediaError when the chain breaks.
+    """
+    release = await _signed_release(tree, f"dists/{suite}", scratch, keyring)
+    codename = next(
+        (line.split(":", 1)[1].strip() for line in release.splitlines() if line.startswith("Codename:")), ""
+    )
+    if codename != suite:
+        raise MediaError(
+            f"{tree.where} gives the Release of {codename or 'nothing'} for {suite}; use another mirror"
+        )
+    images = f"main/installer-{arch}/current/images"
+    wanted = _release_sums(release).get(f"{images}/SHA256SUMS")
+    if wanted is None:
+        raise MediaError(f"the Release of {suite} on {tree.where} lists no installer for {arch}")
+    sums = await tree.read(f"dists/{suite}/{images}/SHA256SUMS")
+    if hashlib.sha256(sums).hexdigest() != wanted:
+        raise MediaError(
+            f"{tree.where}: SHA256SUMS of the installer does not match the signed Release; the mirror is being updated, or lies"
+        )
+    return Expected(
+        {f"dists/{suite}/{images}/{path}": ("sha256", digest) for path, digest in _sums(sums).items()},
+        f"Release of {suite}, signed by a key of {keyring.name}",
+    )
+
+
+async def _signed_release(tree: Tree, dists: str, scratch: Path, keyring: Path) -> str:
+    """The text of Release that the signature covers, and no more."""
+    if not keyring.is_file():
+        raise MediaError(
+            f"{keyring} is missing, so no Debian mirror can be checked: apt install debian-archive-keyring"
+        )
+    signed, detached = scratch / "InRelease.part", scratch / "Release.gpg.part"
+    try:
+        signed.write_bytes(await tree.read(f"{dists}/InRelease"))
+        return (await _gpgv(keyring, tree.where, "--output", "-", str(signed))).decode(errors="replace")
+    except Missing:
+        release = await tree.read(f"{dists}/Release")
+        signed.write_bytes(release)
+        detached.write_bytes(await tree.read(f"{dists}/Release.gpg"))
+        await _gpgv(keyring, tree.where, str(detached), str(signed))
+        return release.decode(errors="replace")
+    finally:
+        signed.unlink(missing_ok=True)
+        detached.unlink(missing_ok=True)
+
+
+async def _gpgv(keyring: Path, where: str, *arguments: str) -> bytes:
+    """Run gpgv; its standard output when at least one signature is good and none is bad.
+
+    Its exit status is no help: a second signature by a key that is not in the ring makes it fail (apt reads the status
+    lines, too). Status lines: GnuPG's doc/DETAILS.
+    """
+    process = await asyncio.create_subprocess_exec(
+        "gpgv", "--status-fd", "2", "--keyring", str(keyring), *arguments,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, status = await process.communicate()
+    words = {
+        line.split()[1]
+        for line in status.decode(errors="replace").splitlines()
+        if line.startswith("[GNUPG:] ")
+    }
+    if "VALIDSIG" not in words or words & {"BADSIG", "ERRSIG_BAD", "NODATA"}:
+        raise MediaError(
+            f"the Release of {where} carries no good signature of {keyring.name}: nothing is taken from there"
+        )
+    return out
+
+
+def _release_sums(release: str) -> dict[str, str]:
+    """The SHA256 section of a Release file: path -> digest."""
+    sums: dict[str, str] = {}
+    inside = False
+    for line in release.splitlines():
+        if not line.startswith(" "):
+            inside = line.strip() == "SHA256:"
+        elif inside and len(words := line.split()) == 3:
+            sums[words[2]] = words[0].lower()
+    return sums
+
+
+def _sums(text: bytes) -> dict[str, str]:
+    """sha256sum's format: path (without ./) -> digest."""
+    pairs = (line.split(maxsplit=1) for line in text.decode(errors="replace").splitlines())
+    return {
+        pair[1].lstrip("*").removeprefix("./"): pair[0].lower()
+        for pair in pairs
+        if len(pair) == 2 and len(pair[0]) == 64
+    }
+
+
+async def checksum_list(tree: Tree, folder: str) -> Expected | None:
+    """SHA256SUMS in ``folder`` of the tree or above it; None when there is none."""
+    here = folder
+    while True:
+        prefix = f"{here}/" if here else ""
+        try:
+            sums = _sums(await tree.read(f"{prefix}SHA256SUMS"))
+        except Missing:
+            sums = {}
+        if sums:
+            return Expected(
+                {prefix + path: ("sha256", d) for path, d in sums.items()}, f"SHA256SUMS in {tree.where}"
+            )
+        if not here:
+            return None
+        here = here.rpartition("/")[0]
+
+
+def dpkg_list(tree: DirectoryTree, paths: tuple[str, ...]) -> Expected | None:
+    """The MD5 sums dpkg keeps of installed packages; None when the files belong to no netboot package."""
+    for listing in sorted(_DPKG_LISTS.glob("debian-installer-*-netboot-*.md5sums")):
+        lines = (line.split(maxsplit=1) for line in listing.read_text().splitlines())
+        known = {f"/{pair[1]}": pair[0] for pair in lines if len(pair) == 2}
+        found = {
+            path: ("md5", known[full])
+            for path in paths
+            if (full := str((tree.root / path).resolve())) in known
+        }
+        if len(found) == len(paths):
+            return Expected(found, f"checksums of the installed package {listing.stem}")
+    return None
+
+
+def treeinfo(text: bytes, where: str, arch: str) -> Expected:
+    """The [checksums] of a RHEL-family .treeinfo. Raises MediaError when it is another architecture's, or lists none.
+
+    Source: https://release-engineering.github.io/productmd/treeinfo-1.2.html
+    """
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        parser.read_string(text.decode())
+        own = parser.get("tree", "arch", fallback=parser.get("general", "arch", fallback=arch))
+        rows = dict(parser.items("checksums"))
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise MediaError(f"{where}/.treeinfo cannot be read: {type(error).__name__}") from error
+    if own != arch:
+        raise MediaError(f"{where} is for {own}, not for {arch}; give --arch {own} or another source")
+    digests = {}
+    for path, value in rows.items():
+        algorithm, _, digest = value.partition(":")
+        if algorithm in {"sha256", "sha512"}:
+            digests[path] = (algorithm, digest.strip().lower())
+    return Expected(digests, f".treeinfo of {where}")
+
+
+def agrees(file: Path, expected: tuple[str, str]) -> bool:
+    """Whether the file has the digest. Blocks: call it in a thread."""
+    algorithm, digest = expected
+    with file.open("rb") as content:
+        return (
+            hashlib.file_digest(
+                content, lambda: hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
+            ).hexdigest()
+            == digest
+        )

@@ -1,0 +1,251 @@
+"""Disk images: taken, examined, and kept as a sparse raw file with a map of the blocks that are used.
+
+The ramdisk of a machine is sent the used blocks only, straight from the raw file. An image's format is always said, never
+guessed, and one that leans on another file (backing file, data file) is refused: qemu-img would read whatever it names
+(CVE-2024-44082).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provisiond.config import Settings
+from provisiond.media import staging
+from provisiond.media.fetch import Fetched, Fetcher, MediaError, OnProgress, check_url, copy_file
+from provisiond.media.installers import is_local
+
+MIB = 1 << 20
+FORMATS = ("raw", "qcow2")
+SOURCE_LIMIT = 256 << 30
+DISK_LIMIT = 2 << 40
+_EXAMINE_LIMIT = (
+    "prlimit",
+    "--as=2147483648",
+    "--cpu=30",
+    "--",
+)  # a hostile image can make qemu-img eat memory and time
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """What to take: ``source`` is a URL or an absolute path, ``format`` raw or qcow2, ``sha256`` that of the source."""
+
+    name: str
+    source: str
+    format: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """An image as it was kept, for the Image row: ``path`` below state.dir/images, always raw.
+
+    ``sha256`` is over the used blocks one after another (what a machine is sent), ``size`` the disk's size in bytes, a whole
+    number of MiB; ``used`` the bytes of the used blocks.
+    """
+
+    path: str
+    format: str
+    sha256: str
+    size: int
+    used: int
+
+
+Extents = list[tuple[int, int]]
+"""(first MiB, number of MiB) of each run of used blocks, ascending."""
+
+
+async def add_image(settings: Settings, request: ImageRequest, on_progress: OnProgress) -> ImageFacts:
+    """Take a disk image. Raises MediaError; then nothing of it is kept.
+
+    ``request.source`` itself is left alone. Files appear whole: NAME-DIGEST.raw and its map beside it.
+    """
+    staging.check_name(request.name)
+    if request.format not in FORMATS:
+        raise MediaError(
+            f"image format {request.format!r}: say raw or qcow2; others can be converted with qemu-img first"
+        )
+    folder = staging.prepare(settings.state.image_dir, f"{request.name}-")
+    fetched, raw = folder / f"{request.name}-source.part", folder / f"{request.name}-raw.part"
+    map_part = folder / f"{request.name}-map.part"
+    try:
+        await _fetch(request, fetched, on_progress)
+        await _examine(fetched, request)
+        await _convert(fetched, raw, request, on_progress)
+        fetched.unlink()
+        extents, size, digest = await asyncio.to_thread(_measure, raw, on_progress)
+        final = folder / f"{request.name}-{digest[:16]}.raw"
+        map_part.write_text(format_map(extents))
+        # the map first: an image without one is not served; a raw file that is there may be the backing of machines
+        await asyncio.to_thread(staging.keep, map_part, map_path(final))
+        if not final.exists():
+            await asyncio.to_thread(staging.keep, raw, final)
+        return ImageFacts(final.name, "raw", digest, size, sum(count for _, count in extents) * MIB)
+    finally:
+        staging.sweep_parts(folder, f"{request.name}-")
+
+
+def forget_image(settings: Settings, path: str) -> None:
+    """Remove the files of an image that is no longer known. ``path`` as in ImageFacts; anything outside the images stays."""
+    folder = settings.state.image_dir.resolve()
+    file = (folder / path).resolve()
+    if file.parent == folder:
+        file.unlink(missing_ok=True)
+        map_path(file).unlink(missing_ok=True)
+
+
+def map_path(raw: Path) -> Path:
+    """Where the map of a raw image lies."""
+    return raw.with_name(f"{raw.name}.map")
+
+
+def format_map(extents: Extents) -> str:
+    """One line `offset_mib count_mib` for each run of used blocks: what the ramdisk reads."""
+    return "".join(f"{first} {count}\n" for first, count in extents)
+
+
+def read_map(raw: Path) -> Extents:
+    """The map of a raw image. Raises MediaError when it is missing or broken. Blocks."""
+    try:
+        lines = [line.split() for line in map_path(raw).read_text().splitlines()]
+        return [(int(first), int(count)) for first, count in lines]
+    except (OSError, ValueError) as error:
+        raise MediaError(f"image {raw.name} has no usable block map; add the image again") from error
+
+
+async def _fetch(request: ImageRequest, to: Path, on_progress: OnProgress) -> Fetched:
+    if is_local(request.source):
+        path = Path(request.source)
+        if not path.is_absolute():
+            raise MediaError(f"{path} is not an absolute path; the daemon does not know where you stand")
+        fetched = await asyncio.to_thread(
+            lambda: copy_file(path, to, limit=SOURCE_LIMIT, what="copy", on_progress=on_progress)
+        )
+    else:
+        check_url(request.source)
+        if request.source.startswith("http:") and not request.sha256:
+            raise MediaError(
+                f"{request.source} comes over plain http: give its checksum with --sha256, or use https"
+            )
+        async with Fetcher() as fetcher:
+            fetched = await fetcher.file(
+                request.source, to, limit=SOURCE_LIMIT, what="download", on_progress=on_progress
+            )
+    if request.sha256 and fetched.sha256 != request.sha256.lower():
+        raise MediaError(
+            f"{request.source} has SHA-256 {fetched.sha256}, not {request.sha256}: refused, nothing was kept"
+        )
+    return fetched
+
+
+async def _examine(file: Path, request: ImageRequest) -> None:
+    """Refuse what is not a self-contained image of the format that was said."""
+    out = await _qemu_img(
+        request, *_EXAMINE_LIMIT, "qemu-img", "info", "--output=json", "-f", request.format, str(file)
+    )
+    info: dict[str, Any] = json.loads(out)
+    special = info.get("format-specific", {}).get("data", {})
+    if any(key in info for key in ("backing-filename", "full-backing-filename", "backing-filename-format")):
+        raise MediaError(
+            f"{request.source} leans on another file ({info.get('backing-filename')}): refused; flatten it first with "
+            "'qemu-img convert -O qcow2' where you made it"
+        )
+    if special.get("data-file") or special.get("encrypt") or info.get("encrypted"):
+        raise MediaError(
+            f"{request.source} is encrypted or keeps its data in another file: refused; convert it to a plain image first"
+        )
+    if not 0 < info["virtual-size"] <= DISK_LIMIT:
+        raise MediaError(
+            f"{request.source} is a disk of {info['virtual-size']} bytes; up to {DISK_LIMIT >> 40} TiB are taken"
+        )
+
+
+async def _convert(source: Path, raw: Path, request: ImageRequest, on_progress: OnProgress) -> None:
+    """Write the sparse raw file, padded with zeros to a whole number of MiB."""
+    process = await asyncio.create_subprocess_exec(
+        "qemu-img", "convert", "-p", "-f", request.format, "-O", "raw", "-S", "64k", "-t", "writeback", str(source), str(raw),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        errors = asyncio.ensure_future(process.stderr.read())
+        while piece := await process.stdout.read(4096):
+            if found := re.findall(rb"\((\d+)\.\d+/100%\)", piece):
+                on_progress("convert", int(found[-1]), 100)
+        said = await errors
+        if await process.wait() != 0:
+            raise MediaError(f"qemu-img cannot convert {request.source}: {_last_line(said)}")
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    size = raw.stat().st_size
+    os.truncate(raw, -(-size // MIB) * MIB)
+
+
+async def _qemu_img(request: ImageRequest, *argv: str) -> bytes:
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, said = await process.communicate()
+    if process.returncode != 0:
+        raise MediaError(f"{request.source} is no {request.format} image: {_last_line(said)}")
+    return out
+
+
+def _last_line(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "no reason given"
+
+
+def used_extents(raw: Path) -> Extents:
+    """The runs of MiB that hold data, as the file system knows them (SEEK_DATA, SEEK_HOLE; lseek(2)). Blocks."""
+    extents: Extents = []
+    descriptor = os.open(raw, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        end, at = os.fstat(descriptor).st_size, 0
+        while at < end:
+            try:
+                begin = os.lseek(descriptor, at, os.SEEK_DATA)
+            except OSError:  # ENXIO: nothing but a hole is left
+                break
+            at = os.lseek(descriptor, begin, os.SEEK_HOLE)
+            first, last = begin // MIB, -(-at // MIB)
+            if extents and first <= sum(extents[-1]):
+                first = extents[-1][0]
+                extents.pop()
+            extents.append((first, last - first))
+    finally:
+        os.close(descriptor)
+    return extents
+
+
+def _measure(raw: Path, on_progress: OnProgress) -> tuple[Extents, int, str]:
+    """(extents, size, digest of the used blocks). Blocks."""
+    extents = used_extents(raw)
+    if not extents:
+        raise MediaError("the image is empty: it holds zeros and nothing else")
+    total, done = sum(count for _, count in extents) * MIB, 0
+    digest, buffer = hashlib.sha256(), bytearray(MIB)
+    with raw.open("rb", buffering=0) as file:
+        for first, count in extents:
+            file.seek(first * MIB)
+            for _ in range(count):
+                if file.readinto(buffer) != MIB:
+                    raise MediaError("the image changed while it was read; add it again")
+                digest.update(buffer)
+                done += MIB
+                on_progress("checksum", done, total)
+    return extents, raw.stat().st_size, digest.hexdigest()
