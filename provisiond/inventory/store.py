@@ -59,6 +59,7 @@ class Store:
         self._subscribers: dict[str, set[asyncio.Event]] = {topic: set() for topic in TOPICS}
         self._commits = 0
         self._enough = asyncio.Event()
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
         self._reader: AsyncEngine
         self._writer: AsyncEngine
@@ -79,8 +80,11 @@ class Store:
 
     async def close(self) -> None:
         """Disconnect and let go of the file."""
+        self._closing = True
+        self._enough.set()
         if self._task:
-            self._task.cancel()
+            if not self.sqlite:
+                self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
         await self._reader.dispose()
@@ -109,12 +113,15 @@ class Store:
     @asynccontextmanager
     async def write(self, *topics: str) -> AsyncIterator[AsyncSession]:
         """A write transaction, committed at the end; those who wait for ``topics`` are woken after the commit."""
-        async with _maybe(self._write_lock if self.sqlite else None):
-            async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
-                yield session
-                if topics and not self.sqlite:
-                    for topic in topics:
-                        await session.execute(text("SELECT pg_notify(:c, :t)"), {"c": _CHANNEL, "t": topic})
+        async with (
+            _maybe(self._write_lock if self.sqlite else None),
+            AsyncSession(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+            if topics and not self.sqlite:
+                for topic in topics:
+                    await session.execute(text("SELECT pg_notify(:c, :t)"), {"c": _CHANNEL, "t": topic})
         self._commits += 1
         if self._commits >= _CHECKPOINT_COMMITS:
             self._enough.set()
@@ -179,6 +186,8 @@ class Store:
         """
         while True:
             await self._enough.wait()
+            if self._closing:
+                return
             self._enough.clear()
             self._commits = 0
             try:

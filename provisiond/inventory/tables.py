@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -397,4 +397,4 @@ class Setting(SQLModel, table=True):
 
 def table(model: type[SQLModel]) -> Table:
     """The Core table of a model, for statements on hot paths."""
-    return model.__table__  # type: ignore[attr-defined]
+    return cast(Table, model.__table__)  # type: ignore[attr-defined]
