@@ -53,7 +53,11 @@ class DnsmasqDhcp:
         self._restart: asyncio.Task[None] | None = None  # the one that further changes may still join
         self._restarts: set[asyncio.Task[None]] = set()
         self.child = Child(
-            settings.dnsmasq, self.paths.config, prepare=self._while_down, on_line=self._on_line
+            settings.dnsmasq,
+            self.paths.config,
+            ready="/".join(self.paths.loaded.parts[-2:]),
+            prepare=self._while_down,
+            on_line=self._on_line,
         )
 
     @property
@@ -70,6 +74,8 @@ class DnsmasqDhcp:
             unchanged = self.child.pid is not None and self.paths.config.read_text() == text
             self._subnets = tuple(subnets)
             self._files.all()
+            self.paths.loaded.parent.mkdir(exist_ok=True)
+            self.paths.loaded.write_text("# nothing\n")
             if self._feed is None:
                 _write(self.paths.script, event_script(self.paths), 0o700)
                 feed = LeaseFeed(self.paths.events, self.paths.leases, on_lease)
@@ -85,10 +91,14 @@ class DnsmasqDhcp:
             await self.child.restart()
 
     async def reserve(self, reservation: Reservation) -> None:
-        """Reserve; returns when dnsmasq has taken it."""
+        """Reserve; returns when dnsmasq has taken it.
+
+        DriverUnavailable when dnsmasq does not run: the reservation is kept, but nobody would serve it now.
+        """
         wanted = checked(reservation, self._subnets)
         earlier = self._files.all().get(wanted.mac)
         if earlier == wanted and wanted.ip not in self._stale:
+            await self._serving()
             return
         other = self._files.holder(wanted.ip)
         if other and other.mac != wanted.mac:
@@ -96,7 +106,7 @@ class DnsmasqDhcp:
                 "an address is reserved for another MAC now", ip=wanted.ip, was=other.mac, now=wanted.mac
             )
             self._forget(other.mac)
-        if earlier and earlier.ip != wanted.ip:
+        if earlier and reservation_lines(earlier) != reservation_lines(wanted):
             self._stale.add(earlier.ip)
         taken = self._feed.by_ip.get(wanted.ip) if self._feed else None
         if taken and taken.mac != wanted.mac:
@@ -148,15 +158,21 @@ class DnsmasqDhcp:
         name = self._files.path(wanted.mac).name
         read = self._unread.setdefault(name, asyncio.Event())
         self._files.write(wanted)
-        if self.child.pid is None or self.settings.proxy:
+        if self._feed is None or self.settings.proxy:
             self._unread.pop(name, None)
             return  # it reads every file when it starts; as a proxy it has no use for them
         try:
+            await self._serving()
             await asyncio.wait_for(read.wait(), LIVE_SECONDS)
         except TimeoutError:
             await self._restart_soon()
         finally:
             self._unread.pop(name, None)
+
+    async def _serving(self) -> None:
+        """Once started, a reservation is no good while nobody serves it: the caller shall try again later."""
+        if self._feed is not None:
+            await self.child.serving(LIVE_SECONDS)
 
     async def _restart_soon(self) -> None:
         """Wait for the next restart, which everybody who asks within ``SETTLE_SECONDS`` shares."""
@@ -183,7 +199,7 @@ class DnsmasqDhcp:
     def _on_line(self, line: str) -> None:
         if line.startswith("read ") and (read := self._unread.get(Path(line[5:]).name)):
             read.set()
-        if " at line " in line and str(self.paths.hosts) in line:
+        if " at line " in line and str(self.paths.hosts) in line and not line.startswith("duplicate"):
             log.error("dnsmasq refuses a reservation", words=line)
         else:
             log.debug("dnsmasq", words=line)

@@ -20,28 +20,35 @@ log = structlog.get_logger(__name__)
 START_SECONDS = 10.0
 STOP_SECONDS = 3.0
 BACKOFF = (0.2, 30.0)  # seconds: first pause and longest pause between two starts
-_WORDS = ("dnsmasq: ", "dnsmasq-dhcp: ", "dnsmasq-script: ")
 
 
 class Child:
     """One dnsmasq on configuration file ``config``.
 
-    ``prepare`` is called while it is down, before each start; ``on_line`` gets each line of its log without the program's
-    name. ``problem`` says why it does not run, in its own words; None while it runs.
+    ``prepare`` is called while it is down, before each start; ``on_line`` gets each line of its log without
+    the program's name; it serves once a line ends with ``ready``. ``problem`` says why it does not serve, in
+    its own words; None while it does.
     """
 
     def __init__(
-        self, program: str, config: Path, *, prepare: Callable[[], None], on_line: Callable[[str], None]
+        self,
+        program: str,
+        config: Path,
+        *,
+        ready: str,
+        prepare: Callable[[], None],
+        on_line: Callable[[str], None],
     ) -> None:
         # setpriv sets the parent-death signal and becomes dnsmasq: no Python code runs between fork and exec
         self._argument = f"--conf-file={config}"
         self._argv = ["setpriv", "--pdeathsig", "KILL", "--", program, "--keep-in-foreground", self._argument]
-        self._prepare, self._on_line = prepare, on_line
+        self._ready, self._prepare, self._on_line = ready, prepare, on_line
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._outcome: asyncio.Future[str | None] | None = (
-            None  # of the start under way: None, or what went wrong
+            None  # of the start under way: None, or what failed
         )
+        self._serving = asyncio.Event()
         self._wanted_down = False
         self._lock = asyncio.Lock()
         self.problem: str | None = "it was not started yet"
@@ -53,7 +60,10 @@ class Child:
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def restart(self) -> None:
-        """(Re)start it now and wait until it serves. DriverUnavailable with its words; it is then tried again, with pauses."""
+        """(Re)start it now and wait until it serves.
+
+        DriverUnavailable with its words when it does not; it is then tried again and again, with pauses.
+        """
         async with self._lock:
             await self._down()
             await end_leftovers(self._argument)
@@ -62,6 +72,13 @@ class Child:
             problem = await outcome
         if problem:
             raise DriverUnavailable(f"dnsmasq does not start: {problem}")
+
+    async def serving(self, seconds: float) -> None:
+        """Wait until it serves. DriverUnavailable, with the cause, when that takes longer than ``seconds``."""
+        try:
+            await asyncio.wait_for(self._serving.wait(), seconds)
+        except TimeoutError:
+            raise DriverUnavailable(f"dnsmasq does not serve DHCP: {self.problem}") from None
 
     async def stop(self) -> None:
         """End it for good."""
@@ -119,9 +136,10 @@ class Child:
             async with asyncio.timeout(START_SECONDS) as deadline:
                 async for raw in process.stderr:
                     line = _bare(raw.decode(errors="replace").rstrip())
-                    if line.startswith("started, version"):
+                    if line.endswith(self._ready) and not self._serving.is_set():
                         deadline.reschedule(None)
                         self.problem = None
+                        self._serving.set()
                         self._settle(None)
                     tail.append(line)
                     self._on_line(line)
@@ -129,6 +147,7 @@ class Child:
         except TimeoutError:
             tail.append(f"not ready after {START_SECONDS:.0f} s")
         finally:
+            self._serving.clear()
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()

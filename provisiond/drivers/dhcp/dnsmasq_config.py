@@ -35,6 +35,11 @@ class Paths:
         return self.run_dir / "hosts.d"
 
     @property
+    def loaded(self) -> Path:
+        """A file of options, without any: dnsmasq reads it after the reservations, so its log says when they are read."""
+        return self.run_dir / "options.d" / "loaded"
+
+    @property
     def leases(self) -> Path:
         return self.run_dir / "leases"
 
@@ -119,6 +124,7 @@ def _server(options: DhcpOptions, paths: Paths, subnets: Sequence[DhcpSubnet]) -
         "dhcp-lease-max=65536",
         f"dhcp-leasefile={paths.leases}",
         f"dhcp-hostsdir={paths.hosts}",
+        f"dhcp-optsdir={paths.loaded.parent}",
         f"dhcp-script={paths.script}",
         "script-on-renewal",
     )
