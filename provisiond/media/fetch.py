@@ -205,14 +205,19 @@ def copy_stream(
     what: str,
     on_progress: OnProgress,
 ) -> Fetched:
-    """Copy with the limit, the digest and the progress; flushes ``out`` to disk. Blocks."""
+    """Copy with the limit, the digest and the progress; zeros become holes; flushes ``out`` to disk. Blocks."""
     digest, size = hashlib.sha256(), 0
     _within(total or 0, limit, name)
     while chunk := read.read(CHUNK):
         size += len(chunk)
         _within(size, limit, name)
-        _write(out, chunk, digest)
+        digest.update(chunk)
+        if chunk.count(0) == len(chunk):
+            out.seek(len(chunk), os.SEEK_CUR)
+        else:
+            out.write(chunk)
         on_progress(what, size, total)
+    out.truncate(size)
     _flush(out)
     return Fetched(digest.hexdigest(), size)
 

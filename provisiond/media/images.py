@@ -82,8 +82,10 @@ async def add_image(settings: Settings, request: ImageRequest, on_progress: OnPr
         await _convert(fetched, raw, request, on_progress)
         fetched.unlink()
         extents, size, digest = await asyncio.to_thread(_measure, raw, on_progress)
-        final = folder / f"{request.name}-{digest[:16]}.raw"
-        map_part.write_text(format_map(extents))
+        blocks = format_map(extents)
+        whole = hashlib.sha256(f"{digest} {size}\n{blocks}".encode()).hexdigest()  # the same blocks elsewhere are another image
+        final = folder / f"{request.name}-{whole[:16]}.raw"
+        map_part.write_text(blocks)
         # the map first: an image without one is not served; a raw file that is there may be the backing of machines
         await asyncio.to_thread(staging.keep, map_part, map_path(final))
         if not final.exists():
@@ -235,10 +237,8 @@ def used_extents(raw: Path) -> Extents:
 def _measure(raw: Path, on_progress: OnProgress) -> tuple[Extents, int, str]:
     """(extents, size, digest of the used blocks). Blocks."""
     extents = used_extents(raw)
-    if not extents:
-        raise MediaError("the image is empty: it holds zeros and nothing else")
     total, done = sum(count for _, count in extents) * MIB, 0
-    digest, buffer = hashlib.sha256(), bytearray(MIB)
+    digest, buffer, blank = hashlib.sha256(), bytearray(MIB), True
     with raw.open("rb", buffering=0) as file:
         for first, count in extents:
             file.seek(first * MIB)
@@ -246,6 +246,9 @@ def _measure(raw: Path, on_progress: OnProgress) -> tuple[Extents, int, str]:
                 if file.readinto(buffer) != MIB:
                     raise MediaError("the image changed while it was read; add it again")
                 digest.update(buffer)
+                blank = blank and not any(buffer)
                 done += MIB
                 on_progress("checksum", done, total)
+    if blank:
+        raise MediaError("the image is empty: it holds zeros and nothing else")
     return extents, raw.stat().st_size, digest.hexdigest()
