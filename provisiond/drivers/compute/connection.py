@@ -1,0 +1,208 @@
+"""Connections to libvirt: one per URI, used from a bounded pool of threads, opened anew after it broke.
+
+libvirt-python blocks, so every call runs in a thread. A frozen or cut-off hypervisor is noticed by keep-alive messages within
+about 20 s; one that does not even accept holds a single thread, however many callers wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode
+
+import libvirt
+
+from provisiond.drivers.compute import HypervisorTarget
+from provisiond.errors import DriverError, DriverRejected, DriverUnavailable
+
+T = TypeVar("T")
+
+THREADS = 16
+OPEN_SECONDS = 20.0
+KEEPALIVE = (5, 3)  # seconds between probes, how many may go unanswered
+
+# The hypervisor answered, and its answer depends on the moment.
+_BUSY = {
+    libvirt.VIR_ERR_OPERATION_TIMEOUT,
+    libvirt.VIR_ERR_RESOURCE_BUSY,
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
+    libvirt.VIR_ERR_NO_MEMORY,
+}
+# Trying again opens nothing: wrong credentials, a URI nobody serves.
+_NEVER_OPENS = {
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_AUTH_CANCELLED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_ARG,
+    libvirt.VIR_ERR_NO_SUPPORT,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a hypervisor's URI may say to this driver, as ``provisiond_type=qemu`` and so on in its query."""
+
+    type: str = ""  # kvm | qemu; empty: kvm where the hypervisor offers it
+    cache: str = "writeback"  # cache mode of disks, as libvirt names it
+    cpu: str = ""  # CPU model, or host-model, host-passthrough, maximum; empty: by type
+
+
+_CHOICES = {
+    "type": {"kvm", "qemu"},
+    "cache": {"none", "writeback", "writethrough", "directsync", "unsafe"},
+}
+
+
+def split_uri(uri: str) -> tuple[str, Options]:
+    """The URI as libvirt takes it, and this driver's own options. Raises DriverRejected for an option that is not known."""
+    base, mark, query = uri.partition("?")
+    rest, own = [], {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key.startswith("provisiond_"):
+            own[key.removeprefix("provisiond_")] = value
+        else:
+            rest.append((key, value))
+    for key, value in own.items():
+        if key not in Options.__dataclass_fields__:
+            known = ", ".join(f"provisiond_{name}" for name in Options.__dataclass_fields__)
+            raise DriverRejected(
+                f"the hypervisor's URI has an unknown option provisiond_{key}; there are: {known}"
+            )
+        if value not in _CHOICES.get(key, {value}):
+            raise DriverRejected(
+                f"the hypervisor's URI has provisiond_{key}={value}; it may be {_or(_CHOICES[key])}"
+            )
+    return base + (mark + urlencode(rest, safe="/:@") if rest else ""), Options(**own)
+
+
+def _or(words: set[str]) -> str:
+    return " or ".join(sorted(words))
+
+
+def translate(error: libvirt.libvirtError, target: HypervisorTarget, doing: str) -> DriverError:
+    """libvirt's error as one of the contract's, saying what was being done and where."""
+    text = f"hypervisor {target.name}: {doing}: {error.get_error_message() or error}"
+    broken = error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+    if broken or error.get_error_code() in _BUSY:
+        return DriverUnavailable(text)
+    return DriverRejected(text)
+
+
+class Connections:
+    """The open connections of one driver. ``run`` is how everything else reaches a hypervisor."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="libvirt")
+        self._opening: dict[str, asyncio.Task[Any]] = {}
+
+    async def run(self, target: HypervisorTarget, doing: str, work: Callable[[Any], T]) -> T:
+        """``work(connection)`` in a thread. ``doing`` completes the sentence of an error ("make web01").
+
+        Raises DriverUnavailable when the hypervisor cannot be reached or broke off, DriverRejected when it said no.
+        """
+        connection = await self.get(target)
+        try:
+            return await self.thread(lambda: work(connection))
+        except libvirt.libvirtError as error:
+            if not alive(connection):
+                raise DriverUnavailable(
+                    f"hypervisor {target.name}: {doing}: the connection broke: {error.get_error_message()}"
+                ) from error
+            raise translate(error, target, doing) from error
+
+    async def thread(self, work: Callable[[], T]) -> T:
+        """``work()`` in one of this driver's threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def get(self, target: HypervisorTarget) -> Any:
+        """The open connection to ``target``, opened if need be; many callers wait for one attempt."""
+        uri, _ = split_uri(target.uri)
+        task = self._opening.get(uri)
+        if (
+            task is not None
+            and task.done()
+            and (task.cancelled() or task.exception() or not alive(task.result()))
+        ):
+            task = None
+        if task is None:
+            task = self._opening[uri] = asyncio.create_task(self.thread(lambda: _open(uri)))
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), OPEN_SECONDS)
+        except TimeoutError:
+            raise DriverUnavailable(
+                f"hypervisor {target.name} does not answer at {uri} for {OPEN_SECONDS:.0f} s"
+            ) from None
+        except libvirt.libvirtError as error:
+            kind = DriverRejected if error.get_error_code() in _NEVER_OPENS else DriverUnavailable
+            raise kind(
+                f"cannot connect to hypervisor {target.name} at {uri}: {error.get_error_message()}; "
+                f"'virsh -c \"{uri}\" list' tells more"
+            ) from error
+
+    async def close(self) -> None:
+        """Close what is open; calls under way end with an error."""
+        tasks, self._opening = list(self._opening.values()), {}
+        for task in tasks:
+            if task.done() and not task.cancelled() and task.exception() is None:
+                with contextlib.suppress(libvirt.libvirtError):
+                    await self.thread(task.result().close)
+            else:
+                task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def alive(connection: Any) -> bool:
+    """Whether the connection still stands, as far as this side knows."""
+    try:
+        return bool(connection.isAlive())
+    except libvirt.libvirtError:
+        return False
+
+
+def _open(uri: str) -> Any:
+    start_events()
+    connection = libvirt.open(uri)
+    with contextlib.suppress(libvirt.libvirtError):  # a driver inside the process has nothing to keep alive
+        connection.setKeepAlive(*KEEPALIVE)
+    return connection
+
+
+# --- libvirt's own event loop ---------------------------------------------------------------------------
+# One per process, by libvirt's design; keep-alive, events and console streams need it. It runs in a thread of its own and
+# not in asyncio (libvirtaio), which would tie the whole process for good to the asyncio loop that came first.
+
+_events_lock = threading.Lock()
+_events_thread: threading.Thread | None = None
+
+
+def start_events() -> None:
+    """Start the event thread unless it runs. Must come before the first connection is opened."""
+    global _events_thread
+    with _events_lock:
+        if _events_thread is not None:
+            return
+        libvirt.registerErrorHandler(lambda *_: None, None)  # else libvirt prints every error on stderr
+        libvirt.virEventRegisterDefaultImpl()
+        stopping = threading.Event()
+        wake = libvirt.virEventAddTimeout(-1, lambda *_: None, None)
+
+        def loop() -> None:
+            while not stopping.is_set():
+                libvirt.virEventRunDefaultImpl()
+
+        def stop() -> None:
+            stopping.set()
+            libvirt.virEventUpdateTimeout(wake, 0)
+            thread.join(2)
+
+        thread = _events_thread = threading.Thread(target=loop, name="libvirt-events", daemon=True)
+        thread.start()
+        atexit.register(stop)
