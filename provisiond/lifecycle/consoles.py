@@ -36,7 +36,9 @@ class Consoles:
             return
         running = self._tasks.get(host.id)
         if running is None or running.done():
-            self._tasks[host.id] = asyncio.create_task(self._follow(host.id, host.name, power, target), name=f"console-{host.name}")
+            self._tasks[host.id] = asyncio.create_task(
+                self._follow(host.id, host.name, power, target), name=f"console-{host.name}"
+            )
 
     def leave(self, host_id: str) -> None:
         """Stop keeping it; what was kept stays."""

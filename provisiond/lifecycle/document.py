@@ -29,17 +29,31 @@ def document() -> str:
     for state in State:
         limit = f"{LIMITS[state].total_seconds() / 60:.0f} min" if state in LIMITS else "none"
         steps = " → ".join(step.name for step in PATH[state]) or "none"
-        lines.append(f"| `{state}` | {MEANING[state]}{' (at rest)' if state in RESTING else ''} | {limit} | {steps} |")
-    lines += ["", "A host's parameter `limits: {building: 120}` (minutes) overrides the time limit of a state.\n"]
+        lines.append(
+            f"| `{state}` | {MEANING[state]}{' (at rest)' if state in RESTING else ''} | {limit} | {steps} |"
+        )
+    lines += [
+        "",
+        "A host's parameter `limits: {building: 120}` (minutes) overrides the time limit of a state.\n",
+    ]
     lines += ["## Transitions\n", "| from | on | to |", "|---|---|---|"]
-    lines += [f"| `{here}` | {'its last step is done' if verb == DONE else f'`{verb}`'} | `{there}` |" for (here, verb), there in TRANSITIONS.items()]
+    lines += [
+        f"| `{here}` | {'its last step is done' if verb == DONE else f'`{verb}`'} | `{there}` |"
+        for (here, verb), there in TRANSITIONS.items()
+    ]
     later = [f"`{verb}` in `{state}`" for state, verbs in WANTED_LATER.items() for verb in sorted(verbs)]
-    lines += ["", f"{', '.join(later)}: remembered, and followed as soon as the host is ready.\n", "## Steps\n"]
+    lines += [
+        "",
+        f"{', '.join(later)}: remembered, and followed as soon as the host is ready.\n",
+        "## Steps\n",
+    ]
     for state in State:
         for step in PATH[state]:
             text = " ".join((inspect.getdoc(step.run) or "").split())
             module = step.run.__module__.rpartition(".")[2]
-            lines.append(f"- `{state}` / **{step.name}** (`lifecycle/states/{module}.py`, at most {step.timeout:.0f} s a run): {text}")
+            lines.append(
+                f"- `{state}` / **{step.name}** (`lifecycle/states/{module}.py`, at most {step.timeout:.0f} s a run): {text}"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
 from provisiond.errors import Conflict, NotFound
 from provisiond.inventory import history
@@ -22,7 +23,13 @@ _GUARDED = frozenset({Verb.REBUILD, Verb.RELEASE, Verb.RETIRE, Verb.BUILD})
 
 
 async def request(
-    store: Store, name: str, verb: Verb, *, actor: str, cause: str = "", options: Mapping[str, Any] | None = None
+    store: Store,
+    name: str,
+    verb: Verb,
+    *,
+    actor: str,
+    cause: str = "",
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Ask for ``verb`` on the host of this name or id.
 
@@ -39,7 +46,14 @@ async def request(
         target = TRANSITIONS.get((state, verb))
         if target is None and verb in WANTED_LATER.get(state, ()):
             await _set(session, host, wanted=str(verb))
-            await history.add(session, host=host, kind=f"intent.{verb}", actor=actor, cause=cause, message="will follow when ready")
+            await history.add(
+                session,
+                host=host,
+                kind=f"intent.{verb}",
+                actor=actor,
+                cause=cause,
+                message="will follow when ready",
+            )
             return
         if target is None:
             raise Conflict(
@@ -57,7 +71,12 @@ async def enter(session: AsyncSession, host: Host, target: State, verb: Verb, ac
         await _end_deployment(session, host, verb)
     await history.add(session, host=host, kind=f"intent.{verb}", actor=actor, cause=cause)
     await history.add(
-        session, host=host, kind="state.changed", actor=actor, cause=str(verb), data={"from": host.state, "to": str(target)}
+        session,
+        host=host,
+        kind="state.changed",
+        actor=actor,
+        cause=str(verb),
+        data={"from": host.state, "to": str(target)},
     )
     if verb == Verb.CONFIGURE:
         await _new_run(session, host)
@@ -76,10 +95,16 @@ async def set_power(store: Store, name: str, action: str, *, actor: str, cause: 
         if action not in POWER_ACTIONS:
             raise Conflict(f"power can be asked {', '.join(sorted(POWER_ACTIONS))}; not {action!r}")
         if host.locked:
-            raise Conflict(f"host {host.name} is locked; unlock it first: provisionctl host unlock {host.name}")
+            raise Conflict(
+                f"host {host.name} is locked; unlock it first: provisionctl host unlock {host.name}"
+            )
         if host.state not in _POWER_STATES:
-            raise Conflict(f"host {host.name} is {host.state}: its power is in the engine's hands; cancel that first")
-        await history.add(session, host=host, kind="intent.power", actor=actor, cause=cause, data={"action": action})
+            raise Conflict(
+                f"host {host.name} is {host.state}: its power is in the engine's hands; cancel that first"
+            )
+        await history.add(
+            session, host=host, kind="intent.power", actor=actor, cause=cause, data={"action": action}
+        )
         await _set(session, host, power_wanted=action)
 
     await store.transact(work, HOSTS, EVENTS)
@@ -91,7 +116,9 @@ async def set_lock(store: Store, name: str, locked: bool, *, actor: str) -> None
     async def work(session: AsyncSession) -> None:
         host = await _locked_row(session, name)
         await history.add(session, host=host, kind="host.locked" if locked else "host.unlocked", actor=actor)
-        await session.execute(update(Host).where(Host.id == host.id).values(locked=locked, updated_at=utcnow()))
+        await session.execute(
+            update(Host).where(col(Host.id) == host.id).values(locked=locked, updated_at=utcnow())
+        )
 
     await store.transact(work, EVENTS)
 
@@ -112,7 +139,7 @@ async def set_maintenance(store: Store, name: str, reason: str, *, actor: str) -
 
 
 async def _locked_row(session: AsyncSession, name: str) -> Host:
-    found = select(Host).where((Host.name == name) | (Host.id == name)).with_for_update()
+    found = select(Host).where((col(Host.name) == name) | (col(Host.id) == name)).with_for_update()
     host = (await session.execute(found)).scalars().first()
     if host is None:
         raise NotFound("host", name)
@@ -121,7 +148,9 @@ async def _locked_row(session: AsyncSession, name: str) -> Host:
 
 def _refuse_if_guarded(host: Host, verb: Verb) -> None:
     if host.locked and verb in _GUARDED:
-        raise Conflict(f"host {host.name} is locked against {verb}; unlock it first: provisionctl host unlock {host.name}")
+        raise Conflict(
+            f"host {host.name} is locked against {verb}; unlock it first: provisionctl host unlock {host.name}"
+        )
     if host.maintenance:
         raise Conflict(
             f"host {host.name} is in maintenance ({host.maintenance}); end it first: provisionctl host maintenance {host.name} --off"
@@ -133,8 +162,14 @@ async def _set(session: AsyncSession, host: Host, **columns: Any) -> None:
     now = utcnow()
     await session.execute(
         update(Host)
-        .where(Host.id == host.id)
-        .values(version=Host.version + 1, wake=Host.wake + 1, due_at=now, updated_at=now, **columns)
+        .where(col(Host.id) == host.id)
+        .values(
+            version=col(col(Host.version)) + 1,
+            wake=col(col(Host.wake)) + 1,
+            due_at=now,
+            updated_at=now,
+            **columns,
+        )
         .execution_options(synchronize_session=False)
     )
 
@@ -145,14 +180,14 @@ async def _end_deployment(session: AsyncSession, host: Host, verb: Verb) -> None
     outcome = {Verb.REBUILD: "replaced", Verb.CANCEL: "cancelled"}.get(verb, "ended")
     await session.execute(
         update(Deployment)
-        .where(Deployment.id == host.deployment_id, Deployment.ended_at.is_(None))  # type: ignore[union-attr]
+        .where(col(Deployment.id) == host.deployment_id, col(col(Deployment.ended_at)).is_(None))
         .values(ended_at=utcnow(), outcome=outcome)
     )
 
 
 async def _new_run(session: AsyncSession, host: Host) -> None:
-    values = {"runs": Deployment.runs + 1, "handover_offset": 0}
-    await session.execute(update(Deployment).where(Deployment.id == host.deployment_id).values(**values))
+    values = {"runs": col(col(Deployment.runs)) + 1, "handover_offset": 0}
+    await session.execute(update(Deployment).where(col(Deployment.id) == host.deployment_id).values(**values))
 
 
 async def _retry(session: AsyncSession, host: Host, actor: str, cause: str) -> None:
@@ -162,9 +197,20 @@ async def _retry(session: AsyncSession, host: Host, actor: str, cause: str) -> N
         raise Conflict(f"host {host.name} has not failed; there is nothing to try again")
     if host.deployment_id is not None:
         await session.execute(
-            update(Deployment).where(Deployment.id == host.deployment_id).values(failed_at=None, failure="", log_tail="", boots=0)
+            update(Deployment)
+            .where(col(Deployment.id) == host.deployment_id)
+            .values(failed_at=None, failure="", log_tail="", boots=0)
         )
         await _new_run(session, host)
     await history.add(session, host=host, kind="intent.retry", actor=actor, cause=cause)
     step = retry_step(State(host.state), host.step)
-    await _set(session, host, step=step, step_since=None, attempts=0, failure=None, failure_kind=None, deadline_at=None)
+    await _set(
+        session,
+        host,
+        step=step,
+        step_since=None,
+        attempts=0,
+        failure=None,
+        failure_kind=None,
+        deadline_at=None,
+    )

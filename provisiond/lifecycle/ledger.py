@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Table, and_, bindparam, case, func, insert, or_, select, text, update
+from sqlalchemy import and_, bindparam, case, func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.errors import StaleWrite
 from provisiond.inventory.resolve import ResolvedHost, resolve_hosts
 from provisiond.inventory.store import EVENTS, HOSTS, Store
-from provisiond.inventory.tables import Event, Host, utcnow
+from provisiond.inventory.tables import Event, Host, table, utcnow
 from provisiond.lifecycle.outcome import Write
 
-HOST: Table = Host.__table__  # type: ignore[attr-defined]
-EVENT: Table = Event.__table__  # type: ignore[attr-defined]
+HOST = table(Host)
+EVENT = table(Event)
 
 SETTLED = (
     "state", "step", "state_since", "step_since", "deadline_at", "attempts", "failure", "failure_kind", "power", "power_seen_at",
@@ -37,7 +37,10 @@ _SETTLE = (
     .where(HOST.c.id == bindparam("b_id"), HOST.c.version == bindparam("b_version"))
     .values(
         version=HOST.c.version + 1,
-        due_at=case((HOST.c.wake == bindparam("b_wake"), bindparam("b_due", type_=HOST.c.due_at.type)), else_=bindparam("b_now", type_=HOST.c.due_at.type)),
+        due_at=case(
+            (HOST.c.wake == bindparam("b_wake"), bindparam("b_due", type_=HOST.c.due_at.type)),
+            else_=bindparam("b_now", type_=HOST.c.due_at.type),
+        ),
         lease_owner=bindparam("b_owner", type_=HOST.c.lease_owner.type),
         lease_expires=bindparam("b_expires", type_=HOST.c.lease_expires.type),
         **{name: bindparam(f"b_{name}", type_=HOST.c[name].type) for name in SETTLED},
@@ -105,12 +108,22 @@ class Ledger:
             rows, events = [], []
             for host in hosts:
                 columns, told = begin(host, now)
-                rows.append({"b_id": host.id, "b_owner": self.owner, "b_expires": now + self.lease, **{f"b_{k}": v for k, v in columns.items()}})
+                rows.append(
+                    {
+                        "b_id": host.id,
+                        "b_owner": self.owner,
+                        "b_expires": now + self.lease,
+                        **{f"b_{k}": v for k, v in columns.items()},
+                    }
+                )
                 events += told
             await (await session.connection()).execute(_CLAIM, rows)
             if events:
                 await (await session.connection()).execute(insert(EVENT), events)
-            return [host.with_row(version=host.row.version + 1, lease_owner=self.owner, **_plain(row)) for host, row in zip(hosts, rows, strict=True)]
+            return [
+                host.with_row(version=host.row.version + 1, lease_owner=self.owner, **_plain(row))
+                for host, row in zip(hosts, rows, strict=True)
+            ]
 
         return await self.store.transact(work, EVENTS)
 
@@ -135,7 +148,7 @@ class Ledger:
             .where(HOST.c.lease_owner.isnot(None), HOST.c.lease_expires >= now, HOST.c.limit_key.isnot(None))
             .group_by(HOST.c.limit_key)
         )
-        busy: dict[str, int] = {key: count for key, count in held}
+        busy: dict[str, int] = {row[0]: row[1] for row in held}
         full = [key for key, count in busy.items() if count >= self._limit(key)]
         found = select(HOST.c.id, HOST.c.limit_key).where(self._is_due(now))
         if full:
@@ -153,7 +166,8 @@ class Ledger:
         return chosen
 
     def _limit(self, key: str) -> int:
-        return self.limits.get(key.partition(":")[0], 1)
+        """``hv:NAME`` is counted per hypervisor, anything else is a controller's endpoint."""
+        return self.limits["hv" if key.startswith("hv:") else "bmc"]
 
     # --- settling ----------------------------------------------------------------------------------------
 
@@ -196,7 +210,9 @@ class Ledger:
 
         async def work(session: AsyncSession) -> None:
             connection = await session.connection()
-            result = await connection.execute(_SETTLE, rows)  # hosts' rows first, as everywhere: no deadlock with a callback
+            result = await connection.execute(
+                _SETTLE, rows
+            )  # hosts' rows first, as everywhere: no deadlock with a callback
             if result.rowcount != len(rows):
                 raise StaleWrite("a host moved on while its step ran")
             for one in batch:
@@ -238,7 +254,11 @@ class Ledger:
 
         async def work(session: AsyncSession) -> None:
             ours = update(HOST).where(HOST.c.id == host_id, HOST.c.lease_owner == self.owner)
-            await session.execute(ours.values(lease_owner=None, lease_expires=None, due_at=self.now(), version=HOST.c.version + 1))
+            await session.execute(
+                ours.values(
+                    lease_owner=None, lease_expires=None, due_at=self.now(), version=HOST.c.version + 1
+                )
+            )
 
         await self.store.transact(work, HOSTS)
 
@@ -247,16 +267,21 @@ class Ledger:
 
         async def work(session: AsyncSession) -> int:
             held = update(HOST).where(HOST.c.lease_owner.isnot(None))
-            result = await session.execute(held.values(lease_expires=utcnow() - timedelta(seconds=1), due_at=utcnow()))
-            return int(result.rowcount)  # type: ignore[attr-defined]
+            result = await (await session.connection()).execute(
+                held.values(lease_expires=utcnow() - timedelta(seconds=1), due_at=utcnow())
+            )
+            return int(result.rowcount)
 
         return await self.store.transact(work)
 
     async def next_due(self) -> datetime | None:
         """When the next host that is not due yet will be."""
         async with self.store.connect() as connection:
-            found = select(func.min(HOST.c.due_at)).where(HOST.c.due_at > self.now(), HOST.c.maintenance == "")
-            return (await connection.execute(found)).scalar_one_or_none()
+            found = select(func.min(HOST.c.due_at)).where(
+                HOST.c.due_at > self.now(), HOST.c.maintenance == ""
+            )
+            due: datetime | None = (await connection.execute(found)).scalar_one_or_none()
+            return due
 
     async def _read_clock(self, session: AsyncSession) -> datetime:
         now = await self.store.now(session)
@@ -265,4 +290,7 @@ class Ledger:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"lease_expires": row["b_expires"], **{name: row[f"b_{name}"] for name in ("step", "step_since", "deadline_at")}}
+    return {
+        "lease_expires": row["b_expires"],
+        **{name: row[f"b_{name}"] for name in ("step", "step_since", "deadline_at")},
+    }

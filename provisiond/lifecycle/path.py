@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.lifecycle.outcome import Step
-from provisiond.lifecycle.states import building, configuring, enrolled, inspecting, provisioned, releasing, resting
+from provisiond.lifecycle.states import (
+    building,
+    configuring,
+    enrolled,
+    inspecting,
+    provisioned,
+    releasing,
+    resting,
+)
 from provisiond.lifecycle.table import State
 
 PATH: Mapping[State, tuple[Step, ...]] = {

@@ -18,11 +18,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
 
-from provisiond.errors import ConfigError, DriverRejected, DriverUnavailable, Invalid, RenderError, Unsupported
+from provisiond.errors import (
+    ConfigError,
+    DriverRejected,
+    DriverUnavailable,
+    Invalid,
+    RenderError,
+    Unsupported,
+)
 from provisiond.inventory import history
 from provisiond.inventory.resolve import ResolvedHost, resolve_host
 from provisiond.inventory.store import HOSTS
@@ -67,7 +75,9 @@ class Reconciler:
         self.settings = world.settings.engine
         self.owner = owner or daemon_id()
         limits = {"bmc": self.settings.per_bmc, "hv": self.settings.per_hypervisor}
-        self.ledger = Ledger(world.store, self.owner, lease_seconds=self.settings.lease_seconds, limits=limits)
+        self.ledger = Ledger(
+            world.store, self.owner, lease_seconds=self.settings.lease_seconds, limits=limits
+        )
         self.counters = Counters()
         self.looked_at = time.monotonic()
         self._boundary = boundary or (lambda _when, _host, _step: None)
@@ -127,12 +137,12 @@ class Reconciler:
             for host in claimed:
                 task = asyncio.create_task(self._work(host), name=f"work-{host.name}")
                 self._working[host.id] = task
-                task.add_done_callback(lambda _task, host_id=host.id: self._let_slot_go(host_id))
+                task.add_done_callback(partial(self._let_slot_go, host.id))
             if pause and not self._stopping:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._signal.wait(), pause)
 
-    def _let_slot_go(self, host_id: str) -> None:
+    def _let_slot_go(self, host_id: str, _task: asyncio.Task[None]) -> None:
         self._working.pop(host_id, None)
         self._signal.set()
 
@@ -167,11 +177,18 @@ class Reconciler:
         step = find_step(host, state, row.step)
         events = []
         if row.lease_owner is not None and row.step:
-            events.append(self._event(host, "step.interrupted", now, message="the daemon that worked on it died or lost its lease", cause=row.lease_owner))
+            events.append(
+                self._event(
+                    host,
+                    "step.interrupted",
+                    message="the daemon that worked on it died or lost its lease",
+                    cause=row.lease_owner,
+                )
+            )
         name = step.name if step else ""
         fresh = row.step_since is None or name != row.step
         if step is not None and (fresh or row.attempts or events):
-            events.append(self._event(host, "step.started", now, step=name, attempt=row.attempts + 1))
+            events.append(self._event(host, "step.started", step=name, attempt=row.attempts + 1))
         deadline = row.deadline_at
         if deadline is None and state not in RESTING:
             limit = limit_of(state, host.parameters)
@@ -241,18 +258,30 @@ class Reconciler:
         except DriverUnavailable as error:
             return Failed(str(error), kind="unavailable")
         except (DriverRejected, Unsupported) as error:
-            return Failed(f"{error}; mend that, then 'provisionctl host retry {host.name}'", retryable=False, kind="rejected")
+            return Failed(
+                f"{error}; mend that, then 'provisionctl host retry {host.name}'",
+                retryable=False,
+                kind="rejected",
+            )
         except (RenderError, Invalid, ConfigError) as error:
-            return Failed(f"host {host.name}: {error}; mend that, then 'provisionctl host retry {host.name}'", retryable=False, kind="template")
+            return Failed(
+                f"host {host.name}: {error}; mend that, then 'provisionctl host retry {host.name}'",
+                retryable=False,
+                kind="template",
+            )
         except Exception as error:
             log.exception("engine.step_broke", host=host.name, state=str(state), step=step.name)
             return Failed(f"step {step.name} broke: {type(error).__name__}; see the daemon's log", kind="bug")
 
     # --- what an outcome means for the row --------------------------------------------------------------------
 
-    def _settlement(self, host: ResolvedHost, state: State, step: Step | None, outcome: Outcome) -> Settlement:
+    def _settlement(
+        self, host: ResolvedHost, state: State, step: Step | None, outcome: Outcome
+    ) -> Settlement:
         now = self.ledger.now()
-        events = [self._event(host, note.kind, now, message=note.message, data=dict(note.data)) for note in outcome.notes]
+        events = [
+            self._event(host, note.kind, message=note.message, data=dict(note.data)) for note in outcome.notes
+        ]
         columns: dict[str, Any] = dict(outcome.host)
         if isinstance(outcome, Complete):
             columns |= {"attempts": 0, "failure": None, "failure_kind": None}
@@ -269,7 +298,12 @@ class Reconciler:
         return Settlement(host, columns, due, keep, events, outcome.write)
 
     def _advance(
-        self, host: ResolvedHost, state: State, columns: dict[str, Any], events: list[dict[str, Any]], now: datetime
+        self,
+        host: ResolvedHost,
+        state: State,
+        columns: dict[str, Any],
+        events: list[dict[str, Any]],
+        now: datetime,
     ) -> tuple[datetime | None, bool]:
         """The step is complete: on to the next one, or, past the last, along the table to the next state."""
         at, here, after = host.with_row(**columns), state, host.row.step
@@ -281,7 +315,7 @@ class Reconciler:
                 if here not in RESTING and at.row.deadline_at is None:
                     limit = limit_of(here, host.parameters)
                     columns["deadline_at"] = now + limit if limit else None
-                events.append(self._event(at, "step.started", now, step=following.name, attempt=1))
+                events.append(self._event(at, "step.started", step=following.name, attempt=1))
                 return now, True
             verb = str(at.row.wanted) if here == State.READY and at.row.wanted else DONE
             target = TRANSITIONS.get((here, verb))
@@ -289,22 +323,40 @@ class Reconciler:
                 columns |= {"step": "", "step_since": None, "deadline_at": None}
                 return None, False
             data = {"from": str(here), "to": str(target)}
-            events.append(self._event(at, "state.changed", now, cause=verb, data=data))
-            columns |= {"state": str(target), "step": "", "step_since": None, "state_since": now, "deadline_at": None}
+            events.append(self._event(at, "state.changed", cause=verb, data=data))
+            columns |= {
+                "state": str(target),
+                "step": "",
+                "step_since": None,
+                "state_since": now,
+                "deadline_at": None,
+            }
             if verb == Verb.BUILD:
                 columns |= {"wanted": None, "deployment_id": None}
             at, here, after = host.with_row(**columns), target, ""
 
     def _fail(
-        self, host: ResolvedHost, state: State, outcome: Failed, columns: dict[str, Any], events: list[dict[str, Any]], now: datetime
+        self,
+        host: ResolvedHost,
+        state: State,
+        outcome: Failed,
+        columns: dict[str, Any],
+        events: list[dict[str, Any]],
+        now: datetime,
     ) -> datetime | None:
         attempts = host.row.attempts + 1
         final = not outcome.retryable or attempts >= self.settings.max_attempts
         columns |= {"attempts": attempts, "failure": outcome.message, "failure_kind": outcome.kind}
         if final and state in RESTING:
             columns |= {"power_wanted": None, "step": "", "step_since": None}
-        due = None if final else _earlier(now + timedelta(seconds=self._back_off(attempts)), host.row.deadline_at)
-        data: Mapping[str, Any] = {"final": final, "kind": outcome.kind} | ({"retry_at": due.isoformat()} if due else {})
+        due = (
+            None
+            if final
+            else _earlier(now + timedelta(seconds=self._back_off(attempts)), host.row.deadline_at)
+        )
+        data: Mapping[str, Any] = {"final": final, "kind": outcome.kind} | (
+            {"retry_at": due.isoformat()} if due else {}
+        )
         events.append(self._ended(host, "step.failed", now, outcome.message, data))
         return due
 
@@ -313,18 +365,28 @@ class Reconciler:
         pause = min(self.settings.backoff_max_seconds, self.settings.backoff_seconds * 2.0 ** (attempts - 1))
         return pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
 
-    def _ended(self, host: ResolvedHost, kind: str, now: datetime, message: str, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _ended(
+        self,
+        host: ResolvedHost,
+        kind: str,
+        now: datetime,
+        message: str,
+        data: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         since = host.row.step_since
         took = max(0, int((now - since).total_seconds() * 1000)) if since else None
-        return self._event(host, kind, now, message=message, duration_ms=took, attempt=host.row.attempts + 1, data=dict(data or {}))
+        return self._event(
+            host,
+            kind,
+            message=message,
+            duration_ms=took,
+            attempt=host.row.attempts + 1,
+            data=dict(data or {}),
+        )
 
     @staticmethod
-    def _event(host: ResolvedHost, kind: str, now: datetime, **more: Any) -> dict[str, Any]:
-        row = host.row
-        return history.row(
-            **{"host_id": row.id, "host_name": row.name, "deployment_id": row.deployment_id, "state": row.state, "step": row.step,
-               "kind": kind, "at": now, "actor": "engine", **more}
-        )  # fmt: skip
+    def _event(host: ResolvedHost, kind: str, **more: Any) -> dict[str, Any]:
+        return history.line(host=host, kind=kind, **{"actor": "engine", **more})
 
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:

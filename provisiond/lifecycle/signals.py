@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
 from provisiond.inventory import history
 from provisiond.inventory.store import EVENTS, HOSTS, Store
@@ -30,15 +31,21 @@ async def boot_asked(store: Store, host_id: str, deployment_id: str, what: str, 
     async def tell(session: AsyncSession, host: Host, deployment: Deployment) -> None:
         nonlocal count
         count = deployment.boots + 1
-        await session.execute(update(Deployment).where(Deployment.id == deployment.id).values(boots=count))
-        await _event(session, host, deployment, "boot.asked", f"boot {count}: {what}", {"what": what, "boots": count})
+        await session.execute(
+            update(Deployment).where(col(Deployment.id) == deployment.id).values(boots=count)
+        )
+        await _event(
+            session, host, deployment, "boot.asked", f"boot {count}: {what}", {"what": what, "boots": count}
+        )
         if count >= limit and deployment.failed_at is None:
             await _fail(
                 session, deployment,
                 f"host {host.name} asked for its {what} {count} times in one build: it does not boot what was built; "
                 "look at its console and boot order, then retry", "",
             )  # fmt: skip
-            await _event(session, host, deployment, "boot.loop", f"{count} boots in one build", {"boots": count})
+            await _event(
+                session, host, deployment, "boot.loop", f"{count} boots in one build", {"boots": count}
+            )
 
     await _deliver(store, deployment_id, tell)
     return count
@@ -52,7 +59,9 @@ async def progress(store: Store, deployment_id: str, percent: int, text: str) ->
         if (deployment.progress, deployment.progress_text) == (percent, text):
             return
         await session.execute(
-            update(Deployment).where(Deployment.id == deployment.id).values(progress=percent, progress_text=text)
+            update(Deployment)
+            .where(col(Deployment.id) == deployment.id)
+            .values(progress=percent, progress_text=text)
         )
         await _event(session, host, deployment, "callback.progress", text, {"percent": percent})
 
@@ -66,7 +75,7 @@ async def built(store: Store, deployment_id: str) -> None:
         if deployment.built_at is not None:
             return
         values = {"built_at": utcnow(), "progress": 100, "progress_text": "built"}
-        await session.execute(update(Deployment).where(Deployment.id == deployment.id).values(**values))
+        await session.execute(update(Deployment).where(col(Deployment.id) == deployment.id).values(**values))
         await _event(session, host, deployment, "callback.built", key="built")
 
     await _deliver(store, deployment_id, tell)
@@ -93,7 +102,7 @@ async def phone_home(store: Store, deployment_id: str, host_keys: Sequence[str])
         values: dict[str, Any] = {"phoned_home_at": utcnow(), "host_keys": list(host_keys)}
         if deployment.built_at is None:  # who phones home has been built, whatever became of that message
             values["built_at"] = utcnow()
-        await session.execute(update(Deployment).where(Deployment.id == deployment.id).values(**values))
+        await session.execute(update(Deployment).where(col(Deployment.id) == deployment.id).values(**values))
         data = {"host_keys": [key.split()[0] for key in host_keys]}
         await _event(session, host, deployment, "callback.phone-home", data=data, key="phone-home")
 
@@ -105,7 +114,9 @@ async def renew_token(store: Store, deployment_id: str, minutes: float) -> None:
 
     async def work(session: AsyncSession) -> None:
         expires = utcnow() + timedelta(minutes=minutes)
-        await session.execute(update(Deployment).where(Deployment.id == deployment_id).values(token_expires=expires))
+        await session.execute(
+            update(Deployment).where(col(Deployment.id) == deployment_id).values(token_expires=expires)
+        )
 
     await store.transact(work)
 
@@ -117,12 +128,16 @@ async def _deliver(store: Store, deployment_id: str, tell: Tell, *, wake: bool =
     """Lock the host's row, tell, and make the host due. A deployment that ended, or is unknown, is left as it is."""
 
     async def work(session: AsyncSession) -> None:
-        found = select(Deployment.host_id).where(Deployment.id == deployment_id)
+        found = select(col(Deployment.host_id)).where(col(Deployment.id) == deployment_id)
         host_id = (await session.execute(found)).scalar_one_or_none()
         if host_id is None:
             return
-        host = (await session.execute(select(Host).where(Host.id == host_id).with_for_update())).scalars().one()
-        fresh = select(Deployment).where(Deployment.id == deployment_id).with_for_update()
+        host = (
+            (await session.execute(select(Host).where(col(Host.id) == host_id).with_for_update()))
+            .scalars()
+            .one()
+        )
+        fresh = select(Deployment).where(col(Deployment.id) == deployment_id).with_for_update()
         deployment = (await session.execute(fresh)).scalars().one()
         if deployment.ended_at is not None or host.deployment_id != deployment_id:
             return
@@ -130,8 +145,8 @@ async def _deliver(store: Store, deployment_id: str, tell: Tell, *, wake: bool =
         if wake:
             await session.execute(
                 update(Host)
-                .where(Host.id == host.id)
-                .values(wake=Host.wake + 1, due_at=utcnow())
+                .where(col(Host.id) == host.id)
+                .values(wake=col(col(Host.wake)) + 1, due_at=utcnow())
                 .execution_options(synchronize_session=False)
             )
 
@@ -140,7 +155,7 @@ async def _deliver(store: Store, deployment_id: str, tell: Tell, *, wake: bool =
 
 async def _fail(session: AsyncSession, deployment: Deployment, message: str, log_tail: str) -> None:
     values = {"failed_at": utcnow(), "failure": message[:4096], "log_tail": log_tail[-LOG_TAIL:]}
-    await session.execute(update(Deployment).where(Deployment.id == deployment.id).values(**values))
+    await session.execute(update(Deployment).where(col(Deployment.id) == deployment.id).values(**values))
 
 
 async def _event(

@@ -12,6 +12,7 @@ from contextlib import suppress
 import structlog
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
 from provisiond.drivers.compute import HypervisorTarget, MachineEvent
 from provisiond.drivers.dhcp import LeaseEvent
@@ -63,8 +64,12 @@ class Watch:
         """Read the power of every resting host that has a controller; those that failed come first. Returns how many answered."""
         resting = [str(State.READY), str(State.ACTIVE)]
         async with self.world.store.read() as session:
-            found = select(Host.id).join(Bmc, Bmc.host_id == Host.id).where(Host.state.in_(resting), Host.maintenance == "")  # type: ignore[attr-defined,arg-type]
-            ids = list((await session.execute(found.order_by(Host.failure.is_(None)))).scalars())  # type: ignore[union-attr]
+            found = (
+                select(col(Host.id))
+                .join(Bmc, col(col(Bmc.host_id)) == col(col(Host.id)))
+                .where(col(Host.state).in_(resting), col(col(Host.maintenance)) == "")
+            )
+            ids = list((await session.execute(found.order_by(col(Host.failure).is_(None)))).scalars())
         gate, answered = asyncio.Semaphore(AT_ONCE), 0
 
         async def one(host: ResolvedHost) -> None:
@@ -95,12 +100,23 @@ class Watch:
         """Record the power state that was seen; an event only where it changed."""
 
         async def work(session: AsyncSession) -> None:
-            host = (await session.execute(select(Host).where(Host.id == host_id).with_for_update())).scalars().first()
+            host = (
+                (await session.execute(select(Host).where(col(Host.id) == host_id).with_for_update()))
+                .scalars()
+                .first()
+            )
             if host is None:
                 return
             if host.power != state:
-                await history.add(session, host=host, kind="power.seen", actor=actor, message=f"power is {state}", data={"was": host.power})
-            changed = update(Host).where(Host.id == host_id).values(power=state, power_seen_at=utcnow())
+                await history.add(
+                    session,
+                    host=host,
+                    kind="power.seen",
+                    actor=actor,
+                    message=f"power is {state}",
+                    data={"was": host.power},
+                )
+            changed = update(Host).where(col(Host.id) == host_id).values(power=state, power_seen_at=utcnow())
             await session.execute(changed.execution_options(synchronize_session=False))
 
         await self.world.store.transact(work, EVENTS)
@@ -116,7 +132,9 @@ class Watch:
                 for row in rows:
                     if row.id not in self._followed:
                         target = HypervisorTarget(name=row.name, uri=row.uri, pool=row.pool)
-                        self._followed[row.id] = asyncio.create_task(self._follow(row.driver, target), name=f"watch-{row.name}")
+                        self._followed[row.id] = asyncio.create_task(
+                            self._follow(row.driver, target), name=f"watch-{row.name}"
+                        )
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _follow(self, driver: str, target: HypervisorTarget) -> None:
@@ -142,10 +160,21 @@ class Watch:
             return
 
         async def work(session: AsyncSession) -> None:
-            found = select(Host).join(Interface, Interface.host_id == Host.id).where(Interface.mac == event.mac)  # type: ignore[arg-type]
+            found = (
+                select(Host)
+                .join(Interface, col(col(Interface.host_id)) == col(col(Host.id)))
+                .where(col(Interface.mac) == event.mac)
+            )
             host = (await session.execute(found)).scalars().first()
             if host is not None:
                 data = {"mac": event.mac, "ip": event.ip, "hostname": event.hostname}
-                await history.add(session, host=host, kind=f"lease.{event.kind}", actor="dhcp", message=f"{event.mac} {event.ip}", data=data)
+                await history.add(
+                    session,
+                    host=host,
+                    kind=f"lease.{event.kind}",
+                    actor="dhcp",
+                    message=f"{event.mac} {event.ip}",
+                    data=data,
+                )
 
         await self.world.store.transact(work, EVENTS)

@@ -16,7 +16,7 @@ from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.lifecycle.consoles import Consoles
-from provisiond.templating.release import Renderings
+from provisiond.templating.renderings import Renderings
 
 
 @dataclass
@@ -72,7 +72,9 @@ class World:
         if host.hypervisor is None:
             raise DriverRejected(f"host {host.name} is not a virtual machine: it has no hypervisor")
         found = host.hypervisor
-        return self.rooms.get("compute", found.driver), HypervisorTarget(name=found.name, uri=found.uri, pool=found.pool)
+        return self.rooms.get("compute", found.driver), HypervisorTarget(
+            name=found.name, uri=found.uri, pool=found.pool
+        )
 
     def handover_of(self, host: ResolvedHost) -> tuple[str, Handover | None]:
         """The handover driver's name and the driver; None for ``none``."""

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
 from provisiond.drivers.compute import DiskSpec, MachineSpec, NicSpec
 from provisiond.drivers.dhcp import Reservation
@@ -57,7 +58,9 @@ async def prepare(host: ResolvedHost, world: World) -> Outcome:
     )  # fmt: skip
 
     async def write(session: AsyncSession) -> None:
-        count = select(func.coalesce(func.max(Deployment.number), 0)).where(Deployment.host_id == host.id)
+        count = select(func.coalesce(func.max(col(Deployment.number)), 0)).where(
+            col(Deployment.host_id) == host.id
+        )
         deployment.number = (await session.execute(count)).scalar_one() + 1
         session.add(deployment.model_copy())
         await session.flush()
@@ -70,7 +73,9 @@ async def reserve(host: ResolvedHost, world: World) -> Outcome:
     reserved = []
     for interface in host.interfaces:
         if interface.ip and interface.subnet:
-            await world.dhcp.reserve(Reservation(interface.mac, interface.ip, host.name, interface.subnet.name))
+            await world.dhcp.reserve(
+                Reservation(interface.mac, interface.ip, host.name, interface.subnet.name)
+            )
             reserved.append(f"{interface.mac} {interface.ip}")
     return Complete("reserved " + ", ".join(reserved) if reserved else "no address to reserve")
 
@@ -117,7 +122,11 @@ async def install(host: ResolvedHost, world: World) -> Outcome:
     deployment = host.deployment
     assert deployment is not None
     if deployment.failed_at is not None:
-        return Failed(f"{deployment.failure}; mend it, then 'provisionctl host retry {host.name}'", retryable=False, kind="install")
+        return Failed(
+            f"{deployment.failure}; mend it, then 'provisionctl host retry {host.name}'",
+            retryable=False,
+            kind="install",
+        )
     if deployment.built_at is not None:
         return Complete("the machine says it is built")
     minutes = host.parameters.get("boot_minutes", BOOT_MINUTES)
@@ -156,7 +165,10 @@ def _what_is_missing(host: ResolvedHost) -> str:
         wants.append("a MAC (--mac)")
     if not wants:
         return ""
-    return f"host {host.name} cannot be built: it lacks {' and '.join(wants)}; set it with 'provisionctl host update {host.name}', then 'provisionctl host retry {host.name}'"
+    return (
+        f"host {host.name} cannot be built: it lacks {' and '.join(wants)}; "
+        f"set it with 'provisionctl host update {host.name}', then 'provisionctl host retry {host.name}'"
+    )
 
 
 STEPS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
 from provisiond.drivers.handover import HandoverTarget, Run, RunState
 from provisiond.inventory.resolve import ResolvedHost
@@ -28,9 +29,16 @@ async def handover(host: ResolvedHost, world: World) -> Outcome:
     notes = (Note("handover.output", run.output, {"offset": run.offset}),) if run.output else ()
     match run.state:
         case RunState.RUNNING:
-            return Continue(f"{name} is running", after=POLL_SECONDS, notes=notes, write=_keep_offset(deployment.id, run.offset))
+            return Continue(
+                f"{name} is running",
+                after=POLL_SECONDS,
+                notes=notes,
+                write=_keep_offset(deployment.id, run.offset),
+            )
         case RunState.SUCCEEDED:
-            return Complete(run.message or f"{name} succeeded", notes=notes, write=_end(deployment.id, dict(run.stats)))
+            return Complete(
+                run.message or f"{name} succeeded", notes=notes, write=_end(deployment.id, dict(run.stats))
+            )
         case _:
             return Failed(
                 f"{name} on host {host.name}: {run.message or run.state}; see 'provisionctl host history {host.name}', "
@@ -59,7 +67,9 @@ def _target(host: ResolvedHost, world: World, driver: str) -> HandoverTarget:
 
 def _keep_offset(deployment_id: str, offset: int) -> Write:
     async def write(session: AsyncSession) -> None:
-        await session.execute(update(Deployment).where(Deployment.id == deployment_id).values(handover_offset=offset))
+        await session.execute(
+            update(Deployment).where(col(Deployment.id) == deployment_id).values(handover_offset=offset)
+        )
 
     return write
 
@@ -67,7 +77,7 @@ def _keep_offset(deployment_id: str, offset: int) -> Write:
 def _keep_result(deployment_id: str, run: Run) -> Write:
     async def write(session: AsyncSession) -> None:
         values = {"handover_offset": 0, "result": dict(run.stats)}
-        await session.execute(update(Deployment).where(Deployment.id == deployment_id).values(**values))
+        await session.execute(update(Deployment).where(col(Deployment.id) == deployment_id).values(**values))
 
     return write
 
@@ -77,7 +87,7 @@ def _end(deployment_id: str, stats: dict[str, object]) -> Write:
 
     async def write(session: AsyncSession) -> None:
         values = {"handover_offset": 0, "result": stats, "ended_at": utcnow(), "outcome": "active"}
-        await session.execute(update(Deployment).where(Deployment.id == deployment_id).values(**values))
+        await session.execute(update(Deployment).where(col(Deployment.id) == deployment_id).values(**values))
 
     return write
 

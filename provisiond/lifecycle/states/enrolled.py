@@ -28,7 +28,9 @@ async def verify(host: ResolvedHost, world: World) -> Outcome:
             retryable=False,
             kind="rejected",
         )
-    return Complete(f"controller answers; power is {state}", host={"power": str(state), "power_seen_at": utcnow()})
+    return Complete(
+        f"controller answers; power is {state}", host={"power": str(state), "power_seen_at": utcnow()}
+    )
 
 
 STEPS = (Step("verify", verify),)

@@ -17,8 +17,14 @@ async def sensors(host: ResolvedHost, world: World) -> Outcome:
         readings = await power.sensors(target)
     except Unsupported as error:
         return Complete(f"no sensors: {error}")
-    unwell = {r.name: {"value": r.value, "unit": r.unit, "health": r.health} for r in readings if r.health != "ok"}
-    notes = (Note("hardware.unwell", f"{len(unwell)} of {len(readings)} sensors are not well", unwell),) if unwell else ()
+    unwell = {
+        r.name: {"value": r.value, "unit": r.unit, "health": r.health} for r in readings if r.health != "ok"
+    }
+    notes = (
+        (Note("hardware.unwell", f"{len(unwell)} of {len(readings)} sensors are not well", unwell),)
+        if unwell
+        else ()
+    )
     return Complete(f"{len(readings)} sensors read", notes=notes)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
 from provisiond.drivers.power import PowerAction
 from provisiond.errors import DriverRejected
@@ -57,8 +58,8 @@ async def free(host: ResolvedHost, world: World) -> Outcome:
     """Gives the host's addresses back to their subnets."""
 
     async def write(session: AsyncSession) -> None:
-        await session.execute(delete(Address).where(Address.host_id == host.id))
-        await session.execute(update(Interface).where(Interface.host_id == host.id).values(ip=None))
+        await session.execute(delete(Address).where(col(Address.host_id) == host.id))
+        await session.execute(update(Interface).where(col(Interface.host_id) == host.id).values(ip=None))
 
     return Complete("addresses freed", write=write)
 

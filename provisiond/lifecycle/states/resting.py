@@ -24,7 +24,9 @@ async def power(host: ResolvedHost, world: World) -> Outcome:
     driver, target = reach
     state = await driver.set(target, PowerAction(wanted))
     seen = {"power": str(state), "power_seen_at": utcnow(), "power_wanted": None}
-    return Complete(f"power {wanted}: now {state}", host=seen, notes=(Note("power.set", f"{wanted}: {state}"),))
+    return Complete(
+        f"power {wanted}: now {state}", host=seen, notes=(Note("power.set", f"{wanted}: {state}"),)
+    )
 
 
 STEPS = (Step("power", power, applies=lambda host: host.row.power_wanted is not None),)
