@@ -128,7 +128,9 @@ async def ensure_release(store: Store, catalogue: Catalogue) -> Release:
                 digest=catalogue.digest, git_commit=catalogue.git_commit, files=dict(catalogue.files)
             )
             session.add(release)
-        await session.execute(update(Release).where(col(Release.digest) != catalogue.digest).values(current=False))
+        await session.execute(
+            update(Release).where(col(Release.digest) != catalogue.digest).values(current=False)
+        )
         release.current = True
         await session.flush()
         return release

@@ -61,12 +61,13 @@ def ks(value: Any) -> str:
 
 
 def preseed(value: Any) -> str:
-    """A debconf value: the rest of one line, taken as it is. Blanks at its ends and a backslash at its end would be lost: refused."""
+    """A debconf value: the rest of one line, taken as it is. Refused: blanks at its ends, which are dropped, and backslashes,
+    which join lines or are eaten, by reader."""
     text = _text(value)
     if text != text.strip():
         raise ValueError("the value begins or ends with a blank, which debconf would drop")
-    if text.endswith("\\"):
-        raise ValueError("the value ends with a backslash, which would join it with the next line")
+    if "\\" in text:
+        raise ValueError("the value holds a backslash, which debconf would not keep")
     return text
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, nodes, pass_context, pass_environment
 from jinja2 import filters as jinja_filters
 from jinja2 import tests as jinja_tests
-from jinja2.exceptions import SecurityError, UndefinedError
 from jinja2.environment import TemplateModule
+from jinja2.exceptions import SecurityError, UndefinedError
 from jinja2.loaders import DictLoader
 from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment

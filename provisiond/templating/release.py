@@ -1,0 +1,123 @@
+"""Renderings: what the lifecycle and the boot room ask for by host and kind, each host from the release its build is pinned to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from provisiond.config import TemplateSettings
+from provisiond.errors import NotFound, RenderError
+from provisiond.inventory.resolve import ResolvedHost
+from provisiond.inventory.secrets import SecretBox
+from provisiond.inventory.store import Store
+from provisiond.inventory.tables import Release
+from provisiond.templating.catalogue import catalogue_of, ensure_release, read_directory, shipped_directory
+from provisiond.templating.context import BootFiles, BuildUrls, build_context, machine_context
+from provisiond.templating.render import Limits, Renderer
+
+UNATTENDED = {"redhat": "kickstart", "debian": "preseed"}
+"""The kind of an installer's unattended file, by family."""
+SEED = ("user-data", "meta-data", "network-config", "vendor-data")
+"""The NoCloud files of an image's first boot."""
+LOADERS = ("ipxe", "grub", "pxelinux")
+
+
+class Renderings:
+    """Renders templates for hosts. Made by ``open``; ``release_id`` is the release that new builds are pinned to."""
+
+    def __init__(
+        self, store: Store, limits: Limits, current: Release, authorized_keys: Sequence[str]
+    ) -> None:
+        self.release_id = current.id
+        self._store = store
+        self._limits = limits
+        self._keys = tuple(authorized_keys)
+        self._renderers = {current.id: Renderer(catalogue_of(current), limits)}
+
+    @classmethod
+    async def open(
+        cls, store: Store, settings: TemplateSettings, authorized_keys: Sequence[str] = ()
+    ) -> Renderings:
+        """Read the directory of templates and make its release the current one.
+
+        ``authorized_keys`` are public keys put on every machine beside the host's own. Raises ConfigError, RenderError.
+        """
+        catalogue = await asyncio.to_thread(
+            read_directory, Path(settings.dir) if settings.dir else shipped_directory()
+        )
+        release = await ensure_release(store, catalogue)
+        return cls(store, Limits(settings.render_seconds, settings.render_bytes), release, authorized_keys)
+
+    async def renderer(self, release_id: str | None = None) -> Renderer:
+        """The renderer of a release (None: the current one). Raises NotFound."""
+        wanted = release_id or self.release_id
+        if wanted not in self._renderers:
+            async with self._store.read() as session:
+                release = await session.get(Release, wanted)
+            if release is None:
+                raise NotFound("release", wanted)
+            self._renderers[wanted] = Renderer(catalogue_of(release), self._limits)
+        return self._renderers[wanted]
+
+    async def render(
+        self, host: ResolvedHost, kind: str, urls: BuildUrls, boot: BootFiles | None = None
+    ) -> str:
+        """The text of ``kind`` (kickstart, user-data, ipxe-installer ...) for this host. Raises RenderError."""
+        renderer = await self.renderer(host.release_id)
+        system = host.operating_system
+        family, version = (system.family, system.version) if system else ("", "")
+        try:
+            template = renderer.find(kind, family, version)
+        except NotFound:
+            what = f"{system.name} ({family} {version})" if system else "a host without an operating system"
+            raise RenderError(
+                kind, f"there is no {kind} template for {what}, which host {host.name} is to get"
+            ) from None
+        return renderer.render(template, build_context(host, urls, authorized_keys=self._keys, boot=boot))
+
+    async def render_machine(self, kind: str, base: str, boot: BootFiles | None = None) -> str:
+        """The text of a boot ``kind`` (ipxe-entry, ipxe-local ...) for a machine that is no host. Raises RenderError, NotFound."""
+        renderer = await self.renderer()
+        return renderer.render(renderer.find(kind), machine_context(base, boot))
+
+    async def unattended(self, host: ResolvedHost, urls: BuildUrls) -> str:
+        """The installer's unattended file. Raises RenderError."""
+        family = host.operating_system.family if host.operating_system else ""
+        if family not in UNATTENDED:
+            raise RenderError(
+                "unattended", f"host {host.name}: no installer is known for the family {family or '(none)'!r}"
+            )
+        return await self.render(host, UNATTENDED[family], urls)
+
+    async def seed(self, host: ResolvedHost, boot_url: str, box: SecretBox) -> tuple[tuple[str, str], ...]:
+        """The NoCloud files (name, text) of the host's open deployment. Raises RenderError."""
+        if host.deployment is None:
+            raise RenderError("user-data", f"host {host.name} has no build under way")
+        urls = BuildUrls.of(boot_url, box.decrypt(host.deployment.secret_seed))
+        return tuple([(kind, await self.render(host, kind, urls)) for kind in SEED])
+
+    async def check(self, host: ResolvedHost, boot_url: str) -> None:
+        """Render all that a build of this host will be served, and throw it away. Raises RenderError before anything happens."""
+        urls = BuildUrls.of(boot_url, "TOKEN")
+        checked = host if host.deployment else _with_deployment(host)
+        boot = BootFiles(
+            mac=host.mac or "00:00:00:00:00:00", why="check", kernel="kernel", initrd="initrd", url=urls.base
+        )
+        if host.row.method == "installer":
+            await self.unattended(checked, urls)
+            for loader in LOADERS:
+                await self.render(checked, f"{loader}-installer", urls, boot)
+        else:
+            for kind in SEED:
+                await self.render(checked, kind, urls)
+            for loader in LOADERS:
+                await self.render(checked, f"{loader}-ramdisk", urls, boot)
+
+
+def _with_deployment(host: ResolvedHost) -> ResolvedHost:
+    placeholder: Any = SimpleNamespace(id="00000000-0000-0000-0000-000000000000", number=1, release_id=None)
+    return replace(host, deployment=placeholder)
