@@ -521,3 +521,57 @@ async def test_dnsmasq_answers_router_solicitations(
         await asyncio.sleep(0.1)
     done = await asyncio.to_thread(network.machine.run, [sys.executable, "-c", ROUTER], check=False)
     assert done.stdout.strip() == "router advertisement, lifetime 0", done.stderr
+
+
+PXE_CLIENT = """
+import socket, struct, sys
+arch, to, port, mac = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), bytes.fromhex("525400aa0001")
+extra = bytes.fromhex(sys.argv[4]) if len(sys.argv) > 4 else b""
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for option in (socket.SO_REUSEADDR, socket.SO_BROADCAST): sock.setsockopt(socket.SOL_SOCKET, option, 1)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+sock.bind(("", 68)); sock.settimeout(3)
+vendor = f"PXEClient:Arch:{arch:05}:UNDI:003016".encode()
+kind, address = (1, bytes(4)) if port == 67 else (3, socket.inet_aton("10.78.0.99"))
+options = [(53, bytes([kind])), (60, vendor), (93, struct.pack("!H", arch)), (94, b"\\1\\3\\16"), (97, bytes(17)),
+           (55, bytes([1, 3, 43, 54, 60, 66, 67]))]
+body = b"".join(bytes([n, len(v)]) + v for n, v in options) + extra + b"\\xff"
+head = struct.pack("!BBBBIHH4s4s4s4s16s64s128s", 1, 1, 6, 0, 7, 0, 0x8000, address, b"", b"", b"", mac, b"", b"")
+sock.sendto(head + b"\\x63\\x82\\x53\\x63" + body, (to, port))
+answer = sock.recv(2000)
+print(socket.inet_ntoa(answer[16:20]), socket.inet_ntoa(answer[20:24]), answer[108:236].rstrip(b"\\0").decode() or "-")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arch", "to", "port", "extra", "answer"),
+    [
+        (0, "255.255.255.255", 67, "", "0.0.0.0 10.78.0.1 undionly.kpxe"),
+        (7, "10.78.0.1", 4011, "", "0.0.0.0 10.78.0.1 snponly.efi"),
+        (0, "255.255.255.255", 67, "af0101", f"0.0.0.0 10.78.0.1 {BOOT.ipxe_script}"),
+    ],
+)
+async def test_dnsmasq_as_proxy_gives_boot_programs_and_no_addresses(
+    served: DhcpOptions,
+    network: Network,
+    leases: Leases,
+    arch: int,
+    to: str,
+    port: int,
+    extra: str,
+    answer: str,
+) -> None:
+    """Beside another DHCP server only the boot program is told: to BIOS at once, to UEFI on port 4011, to iPXE the script."""
+    driver = DnsmasqDhcp(replace(served, proxy=True))
+    await driver.start([NET], BOOT, leases)
+    network.machine.ip("link", "set", "eth0", "up")
+    network.machine.ip("addr", "replace", "10.78.0.99/24", "dev", "eth0")
+    try:
+        await driver.reserve(reservation(A, 11))
+        argv = [sys.executable, "-c", PXE_CLIENT, str(arch), to, str(port), extra]
+        done = await asyncio.to_thread(network.machine.run, argv, check=False)
+        assert done.stdout.strip() == answer, done.stderr
+    finally:
+        network.machine.ip("addr", "flush", "dev", "eth0")
+        await driver.close()
+    assert await driver.reservations() == [reservation(A, 11)]

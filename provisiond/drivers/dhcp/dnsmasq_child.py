@@ -145,7 +145,7 @@ class Child:
                     self._on_line(line)
             await process.wait()
         except TimeoutError:
-            tail.append(f"not ready after {START_SECONDS:.0f} s")
+            return f"it was not ready after {START_SECONDS:.0f} s; its last words: {tail[-1] if tail else 'none'}"
         finally:
             self._serving.clear()
             if process.returncode is None:

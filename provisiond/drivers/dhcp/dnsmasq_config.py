@@ -84,6 +84,7 @@ def configuration(
         f"group={group}",
         f"pid-file={paths.pid}",
         "log-facility=-",
+        f"dhcp-optsdir={paths.loaded.parent}",
         "log-async=100",  # dnsmasq goes on when nobody reads its log
         *(_proxy(subnets) if options.proxy else _server(options, paths, subnets)),
         *_matches(boot),
@@ -124,7 +125,6 @@ def _server(options: DhcpOptions, paths: Paths, subnets: Sequence[DhcpSubnet]) -
         "dhcp-lease-max=65536",
         f"dhcp-leasefile={paths.leases}",
         f"dhcp-hostsdir={paths.hosts}",
-        f"dhcp-optsdir={paths.loaded.parent}",
         f"dhcp-script={paths.script}",
         "script-on-renewal",
     )
@@ -178,9 +178,16 @@ def _boot_files(boot: BootOptions) -> Iterator[str]:
 
 
 def _services(boot: BootOptions) -> Iterator[str]:
-    """The PXE services of proxy mode. A program without a dot in its name would get ``.0`` behind it from dnsmasq."""
+    """What proxy mode offers: BIOS takes the file from the offer, UEFI asks for a PXE service on port 4011.
+
+    A service whose program has no dot in its name would get ``.0`` behind it from dnsmasq.
+    """
     for number, program in boot.programs:
-        yield f"pxe-service=tag:!ipxe,{number},provisiond,{_plain(program, 'a boot program')},{boot.tftp_server}"
+        name = _plain(program, "a boot program")
+        if number == 0:
+            yield f"dhcp-boot=tag:!ipxe,tag:arch0,{name},provisiond,{boot.tftp_server}"
+        else:
+            yield f"pxe-service=tag:!ipxe,{number},provisiond,{name},{boot.tftp_server}"
 
 
 def _plain(value: str, what: str) -> str:
