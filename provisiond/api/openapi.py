@@ -16,8 +16,14 @@ from provisiond.api.routing import PREFIX, Route, Signature, read_signature
 
 _REF = "#/components/schemas/{model}"
 _HEADERS = {
-    "if_match": ("If-Match", "The ETag of the host as you read it: the change is refused (412) if the host has changed since."),
-    "idempotency": ("Idempotency-Key", "A key of yours: the same request sent again with it gets the first answer again."),
+    "if_match": (
+        "If-Match",
+        "The ETag of the host as you read it: the change is refused (412) if the host has changed since.",
+    ),
+    "idempotency": (
+        "Idempotency-Key",
+        "A key of yours: the same request sent again with it gets the first answer again.",
+    ),
 }
 
 
@@ -57,20 +63,27 @@ def describe(routes: Sequence[Route], version: str) -> dict[str, Any]:
 
 def _operation(route: Route, signature: Signature, schemas: dict[Any, Any]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in signature.path
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in signature.path
     ]
     if signature.query is not None:
         parameters += _query_parameters(signature.query)
     for special, (header, text) in _HEADERS.items():
         if special in signature.specials:
-            parameters.append({"name": header, "in": "header", "description": text, "schema": {"type": "string"}})
+            parameters.append(
+                {"name": header, "in": "header", "description": text, "schema": {"type": "string"}}
+            )
     answer: dict[str, Any] = {"description": "Done."}
     if signature.answer is not None:
         schema = schemas[(signature.answer, "serialization")]
         answer["content"] = {"application/json": {"schema": schema}}
     elif route.media_type != "application/json":
         answer["content"] = {route.media_type: {"schema": {"type": "string"}}}
-    status = 204 if signature.answer is None and route.status == 200 and route.media_type == "application/json" else route.status
+    status = (
+        204
+        if signature.answer is None and route.status == 200 and route.media_type == "application/json"
+        else route.status
+    )
     problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,

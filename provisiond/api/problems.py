@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 
@@ -89,18 +90,36 @@ def problem_response(error: BaseException, request: web.Request) -> web.Response
         status, detail = next((s for kind, s in _STATUS if isinstance(error, kind)), 500), str(error)
         if isinstance(error, Invalid):
             errors = error.fields
-            detail = "nothing was changed: " + ("1 field is wrong" if len(errors) == 1 else f"{len(errors)} fields are wrong")
+            detail = "nothing was changed: " + (
+                "1 field is wrong" if len(errors) == 1 else f"{len(errors)} fields are wrong"
+            )
     else:
         status, incident = 500, uuid.uuid4().hex[:12]
         detail = f"an unforeseen error; look for incident {incident} in the daemon's log"
         log.error("api.incident", incident=incident, method=request.method, path=request.path, exc_info=error)
-    body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
     body["instance"] = request.path
     if errors:
         body["errors"] = [{"field": e.field, "message": e.message} for e in errors]
     if incident:
         body["incident"] = incident
     return web.Response(body=to_json(body), status=status, content_type=CONTENT_TYPE, headers=headers)
+
+
+@web.middleware
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What the router itself refuses (unknown path, wrong method) becomes a problem document too."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return problem_response(error, request)
 
 
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:

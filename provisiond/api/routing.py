@@ -31,6 +31,7 @@ MAX_DEPTH = 32  # levels of nested JSON; a host's parameters need a handful
 
 _SPECIAL = {"deps", "who", "query", "body", "request", "if_match", "idempotency"}
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_ALIKE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _VERSION = re.compile(r'(?:W/)?"?(\d{1,18})"?')
 
@@ -151,7 +152,9 @@ def _endpoint(
             except ValidationError as error:
                 wrong += field_errors(error, "query.")
         elif request.query_string:
-            wrong += [FieldError(f"query.{name}", "this path takes no query parameters") for name in request.query]
+            wrong += [
+                FieldError(f"query.{name}", "this path takes no query parameters") for name in request.query
+            ]
         if signature.body is not None:
             raw = await _read_json(request)
             try:
@@ -194,7 +197,9 @@ def bearer(request: web.Request) -> str:
     """The token of the Authorization header (RFC 6750, section 2.1). Raises Denied."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Denied("send a token as 'Authorization: Bearer TOKEN'; the first start of provisiond wrote one to state.dir/admin.token")
+        raise Denied(
+            "send a token as 'Authorization: Bearer TOKEN'; the first start of provisiond wrote one to state.dir/admin.token"
+        )
     return token.strip()
 
 
@@ -215,10 +220,10 @@ def too_deep(raw: bytes, limit: int = MAX_DEPTH) -> bool:
     """Whether JSON text nests deeper than ``limit``, found without parsing it (and without recursion)."""
     if raw.count(b"[") + raw.count(b"{") <= limit:
         return False
-    brackets = _STRINGS.sub(b"", raw).translate(None, _NOT_BRACKETS)
+    brackets = _STRINGS.sub(b"", raw).translate(_ALIKE, _NOT_BRACKETS)
     for _ in range(limit):
         before = len(brackets)
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
         if len(brackets) == before:
             break
     return bool(brackets)
@@ -245,7 +250,9 @@ def _json_message(error: ValidationError) -> str:
 
 def _query(request: web.Request) -> dict[str, Any]:
     query = request.query
-    return {name: (values if len(values) > 1 else values[0]) for name in query if (values := query.getall(name))}
+    return {
+        name: (values if len(values) > 1 else values[0]) for name in query if (values := query.getall(name))
+    }
 
 
 def _if_match(request: web.Request) -> int | None:

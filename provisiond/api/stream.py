@@ -49,6 +49,10 @@ async def send_events(
 ) -> web.StreamResponse:
     """Stream events after ``after`` until the client goes away or the daemon stops."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    if after is None:
+        after = (
+            history.last
+        )  # settled before the head goes out: who sees it misses nothing that he asks for afterwards
     batches = history.watch(after=after, host_id=host_id, beat=BEAT)
     await response.prepare(request)
     try:
@@ -65,6 +69,9 @@ async def send_events(
     return response
 
 
-
 def _frame(event: Event) -> bytes:
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id or 0, event.kind.encode(), to_json(event_view(event)))
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (
+        event.id or 0,
+        event.kind.encode(),
+        to_json(event_view(event)),
+    )

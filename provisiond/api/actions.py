@@ -1,0 +1,81 @@
+"""What can be asked of a host: the verbs of its life, power, lock and maintenance. Each call records the intent and returns."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from provisiond.api.deps import ApiDeps
+from provisiond.errors import FieldError, Invalid
+from provisiond.inventory.access import Principal
+from provisiond.inventory.fields import Line
+from provisiond.inventory.hosts import get_host
+from provisiond.inventory.shapes import HostView, Request, View
+from provisiond.lifecycle import intents, table
+
+VERBS = (*intents.Verb, "lock", "unlock", "maintenance")
+
+
+class ActionBody(Request):
+    """``cause`` goes into the history. ``reason`` is maintenance's: an empty one ends it."""
+
+    cause: Line = ""
+    reason: Line = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class PowerBody(Request):
+    action: Literal["on", "off", "cycle", "reset"]
+    cause: Line = ""
+
+
+class Transition(View):
+    """``verb`` is what an operator asks, or ``done``: every step of ``state`` is complete."""
+
+    state: str
+    verb: str
+    to: str
+
+
+class LifecycleView(View):
+    """The life of a host as data. ``limits``: minutes a host may be in a state."""
+
+    states: dict[str, str]
+    transitions: list[Transition]
+    resting: list[str]
+    limits: dict[str, float]
+
+
+async def act_on_host(deps: ApiDeps, name: str, verb: str, body: ActionBody, who: Principal) -> HostView:
+    """The intent is recorded when this is answered; follow the host's events to see it done."""
+    if verb not in VERBS:
+        raise Invalid([FieldError("verb", f"{verb!r} is no verb; there are: {', '.join(VERBS)}")])
+    if verb in ("lock", "unlock"):
+        await intents.set_lock(deps.store, name, verb == "lock", actor=who.actor)
+    elif verb == "maintenance":
+        await intents.set_maintenance(deps.store, name, body.reason, actor=who.actor)
+    else:
+        await intents.request(
+            deps.store, name, intents.Verb(verb), actor=who.actor, cause=body.cause, options=body.options
+        )
+    return await get_host(deps.store, name)
+
+
+async def power_host(deps: ApiDeps, name: str, body: PowerBody, who: Principal) -> HostView:
+    """Asked, not yet done: ``power_wanted`` is empty again when the machine has been switched."""
+    await intents.set_power(deps.store, name, body.action, actor=who.actor, cause=body.cause)
+    return await get_host(deps.store, name)
+
+
+async def show_lifecycle() -> LifecycleView:
+    """The transition table the engine goes by."""
+    return LifecycleView(
+        states={str(state): text for state, text in table.MEANING.items()},
+        transitions=[
+            Transition(state=str(state), verb=str(verb), to=str(to))
+            for (state, verb), to in table.TRANSITIONS.items()
+        ],
+        resting=sorted(map(str, table.RESTING)),
+        limits={str(state): limit.total_seconds() / 60 for state, limit in table.LIMITS.items()},
+    )

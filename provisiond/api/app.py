@@ -1,0 +1,44 @@
+"""The API as an aiohttp application: the table of routes, the description made from it, health and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from pydantic_core import to_json
+
+from provisiond.api.deps import ApiDeps
+from provisiond.api.openapi import describe, page
+from provisiond.api.problems import problem_middleware
+from provisiond.api.routes import ROUTES
+from provisiond.api.routing import PREFIX, register
+from provisiond.observe import health
+
+VERSION = "1"
+_SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+}
+
+
+def api_app(deps: ApiDeps) -> web.Application:
+    """The application; ``deps.history`` must be started before the first request."""
+    app = web.Application(middlewares=[problem_middleware], client_max_size=deps.settings.server.max_body)
+    register(app, ROUTES, deps)
+    description = to_json(describe(ROUTES, VERSION))
+    app.router.add_get(f"{PREFIX}/openapi.json", _fixed(description, "application/json"))
+    app.router.add_get(f"{PREFIX}/docs", _fixed(page(ROUTES).encode(), "text/html"))
+    health.add_routes(app, deps.checks, deps.metrics)
+
+    async def end_streams(_app: web.Application) -> None:
+        await deps.history.close()
+
+    app.on_shutdown.append(end_streams)
+    return app
+
+
+def _fixed(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=_SAFE)
+
+    return handler

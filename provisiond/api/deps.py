@@ -1,0 +1,36 @@
+"""What the daemon hands in to the API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from provisiond.config import Settings
+from provisiond.inventory import access
+from provisiond.inventory.access import Principal
+from provisiond.inventory.secrets import SecretBox
+from provisiond.inventory.store import Store
+from provisiond.lifecycle.consoles import Consoles
+from provisiond.observe.follow import History
+from provisiond.observe.health import Check
+from provisiond.observe.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class ApiDeps:
+    """Made by the composition root; ``history`` is started and closed there too. ``checks`` decide about /readyz."""
+
+    store: Store
+    box: SecretBox
+    settings: Settings
+    history: History
+    metrics: Metrics
+    consoles: Consoles
+    checks: dict[str, Check] = field(default_factory=dict)
+
+    async def authenticate(self, token: str) -> Principal:
+        """The bearer of ``token``. Raises Denied."""
+        return await access.authenticate(self.store, token)
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        self.metrics.observe_request(route, method, status, seconds)

@@ -1,0 +1,447 @@
+"""provisionctl host: the machines themselves, from create to retire."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from provisiond.ctl import rack
+from provisiond.ctl.client import ApiProblem, place
+from provisiond.ctl.common import (
+    FAILED,
+    USAGE,
+    Name,
+    Params,
+    ParamsFile,
+    Yes,
+    confirm,
+    done,
+    explain,
+    given,
+    read_parameters,
+    session,
+    usage,
+)
+from provisiond.ctl.output import Format, length, show_list, show_one, stderr
+from provisiond.ctl.watch import wait_for
+
+app = typer.Typer(help="Hosts: create, build, look at, take out of service.", no_args_is_help=True)
+
+COLUMNS = ("name", "state", "step", "state_since", "power", "group", "on", "mac", "ip", "progress", "failure")
+GOAL = {"build": "active", "rebuild": "active", "inspect": "ready", "configure": "active", "release": "ready", "retire": "retired",
+        "cancel": "ready", "retry": "active", "approve": "ready"}  # fmt: skip
+
+Group = Annotated[
+    str | None, typer.Option("--group", "-g", help="Host group whose settings and parameters it inherits.")
+]
+Mac = Annotated[str | None, typer.Option(help="MAC address of the network card it boots from.")]
+Bmc = Annotated[
+    str | None,
+    typer.Option(
+        help="Management controller: ipmi://USER@ADDRESS, redfish://USER@ADDRESS/SYSTEM, libvirt+URI#UUID. No password here."
+    ),
+]
+PasswordFile = Annotated[
+    Path | None, typer.Option("--bmc-password-file", help="File that holds the BMC's password.")
+]
+On = Annotated[str | None, typer.Option("--on", help="Hypervisor to make it on, as a virtual machine.")]
+Flavor = Annotated[str | None, typer.Option(help="Size of the virtual machine.")]
+Image = Annotated[str | None, typer.Option(help="Disk image to write.")]
+Medium = Annotated[str | None, typer.Option("--media", "--medium", help="Installation medium.")]
+System = Annotated[str | None, typer.Option("--os", help="Operating system.")]
+Subnet = Annotated[str | None, typer.Option(help="Subnet an address is taken from.")]
+Ip = Annotated[str | None, typer.Option(help="Address; without it one is taken from the subnet's pools.")]
+Domain = Annotated[str | None, typer.Option(help="DNS domain.")]
+Firmware = Annotated[str | None, typer.Option(help="bios or uefi.")]
+Method = Annotated[str | None, typer.Option(help="How it is built: image or installer.")]
+Handover = Annotated[
+    str | None, typer.Option(help="Configuration management it is handed to: ansible, script, none.")
+]
+Comment = Annotated[str | None, typer.Option(help="A line for people.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", "-w", help="Follow it live until it is there; end non-zero if it fails.")
+]
+Cause = Annotated[str, typer.Option(help="Why; goes into the history.")]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Its name, without the domain.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="Create all hosts of a YAML file, or none. - is standard input."),
+    ] = None,
+    group: Group = None,
+    mac: Mac = None,
+    bmc: Bmc = None,
+    bmc_password_file: PasswordFile = None,
+    on: On = None,
+    flavor: Flavor = None,
+    image: Image = None,
+    medium: Medium = None,
+    operating_system: System = None,
+    subnet: Subnet = None,
+    ip: Ip = None,
+    domain: Domain = None,
+    firmware: Firmware = None,
+    method: Method = None,
+    handover: Handover = None,
+    comment: Comment = None,
+    param: Params = None,
+    params_file: ParamsFile = None,
+    build: Annotated[bool, typer.Option("--build", help="Build it as soon as it is ready.")] = False,
+    wait: Wait = False,
+) -> None:
+    """Make a host known: a physical machine (--mac, --bmc) or a virtual one (--on, --flavor).
+
+    The BMC's password is asked for, or comes from PROVISIOND_BMC_PASSWORD or --bmc-password-file.
+    """
+    here = session(context)
+    own = given(
+        group=group, mac=mac, on=on, flavor=flavor, image=image, medium=medium, operating_system=operating_system, subnet=subnet,
+        ip=ip, domain=domain, firmware=firmware, method=method, handover=handover, comment=comment,
+        parameters=read_parameters(param or [], params_file),
+    )  # fmt: skip
+    if file is not None:
+        if name or own or bmc:
+            raise usage("give either one host by its options, or -f FILE with all of them")
+        entries = rack.read(file)
+        for entry in entries:
+            if build:
+                entry.body.setdefault("build", True)
+        try:
+            made = here.client.post("/hosts", {"hosts": [entry.body for entry in entries]}, once=True)[
+                "hosts"
+            ]
+        except ApiProblem as problem:
+            where = {f"hosts.{number}": f"{entry.label}: " for number, entry in enumerate(entries)}
+            raise typer.Exit(explain(problem, where)) from None
+    elif name is None:
+        raise usage("give the host's name, or -f FILE")
+    else:
+        body = {"name": name, **own}
+        if bmc is not None:
+            body["bmc"] = _controller(bmc, bmc_password_file)
+        if build:
+            body["build"] = True
+        made = [here.client.post("/hosts", body, once=True)]
+    if not wait:
+        _show_made(made, here.format, single=file is None)
+        return
+    names = [host["name"] for host in made]
+    done(f"created {', '.join(names)}")
+    after = 0 if len(names) == 1 else None
+    failed = wait_for(
+        here.client, names, "active" if any(host.get("wanted") for host in made) else "ready", after=after
+    )
+    raise typer.Exit(FAILED if failed else 0)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    pattern: Annotated[str | None, typer.Argument(help="Names to show, such as 'web*'.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only hosts in this state.")] = None,
+    group: Group = None,
+) -> None:
+    """List hosts."""
+    here = session(context)
+    show_list(
+        here.client.every("/hosts", name=pattern, state=state, group=group),
+        COLUMNS,
+        here.format,
+        empty="there are no such hosts",
+    )
+
+
+@app.command()
+def show(context: typer.Context, name: Name) -> None:
+    """Show everything known of one host."""
+    here = session(context)
+    show_one(here.client.get(place("hosts", name)), here.format)
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    name: Name,
+    group: Group = None,
+    mac: Mac = None,
+    bmc: Bmc = None,
+    bmc_password_file: PasswordFile = None,
+    on: On = None,
+    flavor: Flavor = None,
+    image: Image = None,
+    medium: Medium = None,
+    operating_system: System = None,
+    subnet: Subnet = None,
+    ip: Ip = None,
+    domain: Domain = None,
+    firmware: Firmware = None,
+    method: Method = None,
+    handover: Handover = None,
+    comment: Annotated[str | None, typer.Option(help="A line for people.")] = None,
+    param: Params = None,
+    params_file: ParamsFile = None,
+    rename: Annotated[str | None, typer.Option(help="Its new name.")] = None,
+    priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first.")] = None,
+) -> None:
+    """Change what is given; an option set to "" empties that setting. Parameters are replaced as a whole."""
+    here = session(context)
+    body = given(
+        group=group, mac=mac, on=on, flavor=flavor, image=image, medium=medium, operating_system=operating_system, subnet=subnet,
+        ip=ip, domain=domain, firmware=firmware, method=method, handover=handover, name=rename, priority=priority,
+        parameters=read_parameters(param or [], params_file),
+    )  # fmt: skip
+    if comment is not None:
+        body["comment"] = comment
+    if bmc is not None:
+        body["bmc"] = _controller(bmc, bmc_password_file) if bmc else None
+    if not body:
+        raise usage("nothing to change: give at least one option")
+    show_one(here.client.patch(place("hosts", name), body), here.format)
+
+
+@app.command()
+def delete(context: typer.Context, name: Name, yes: Yes = False) -> None:
+    """Forget a host that is not in service. Its history stays. Retire it first if anything was built for it."""
+    confirm(f"Forget host {name}?", yes)
+    session(context).client.delete(place("hosts", name))
+    done(f"deleted {name}")
+
+
+def _verb(verb: str, text: str, *, ask: str = "", waits: bool = True) -> Callable[..., None]:
+    """Make the command of one verb of the host's life."""
+
+    def command(
+        context: typer.Context, name: Name, cause: Cause = "", wait: Wait = False, yes: Yes = False
+    ) -> None:
+        if ask:
+            confirm(ask.format(name=name), yes)
+        _act(context, name, verb, cause, wait=wait)
+
+    def command_without_asking(
+        context: typer.Context, name: Name, cause: Cause = "", wait: Wait = False
+    ) -> None:
+        _act(context, name, verb, cause, wait=wait)
+
+    chosen = command if ask else command_without_asking
+    app.command(verb, help=text)(chosen)
+    return chosen
+
+
+build = _verb("build", "Put an operating system on a host that is ready (or will be).")
+rebuild = _verb(
+    "rebuild",
+    "Build a host again from scratch; what is on its disks is lost.",
+    ask="Rebuild {name}, losing what is on its disks?",
+)
+inspect = _verb("inspect", "Look at the hardware again.")
+configure = _verb("configure", "Hand an active host to configuration management again.")
+release = _verb(
+    "release", "Take a host out of service; it becomes ready again.", ask="Take {name} out of service?"
+)
+retire = _verb(
+    "retire",
+    "Take a host away for good, with everything that was made for it.",
+    ask="Retire {name} for good?",
+)
+cancel = _verb("cancel", "Stop what is being done to a host, and clean up after it.")
+retry = _verb("retry", "Try the failed step again.")
+approve = _verb("approve", "Take in a machine that was discovered.")
+
+
+def _act(context: typer.Context, name: str, verb: str, cause: str, *, wait: bool) -> None:
+    here = session(context)
+    path, body = place("hosts", name, "actions", verb), {"cause": cause}
+    if not wait:
+        host = here.client.post(path, body)
+        show_one(host, here.format) if here.format is not Format.TABLE else done(
+            f"{verb} asked for {name}: it is {host['state']}"
+        )
+        return
+    goal = GOAL[verb]
+    if verb == "retry" and here.client.get(place("hosts", name))["state"] in (
+        "enrolled",
+        "inspecting",
+        "releasing",
+    ):
+        goal = "ready"
+    failed = wait_for(here.client, [name], goal, after=None, start=lambda: here.client.post(path, body))
+    raise typer.Exit(FAILED if failed else 0)
+
+
+@app.command()
+def lock(context: typer.Context, name: Name) -> None:
+    """Guard a host against build, rebuild, release, retire and power."""
+    session(context).client.post(place("hosts", name, "actions", "lock"), {})
+    done(f"locked {name}")
+
+
+@app.command()
+def unlock(context: typer.Context, name: Name) -> None:
+    """Take the guard away."""
+    session(context).client.post(place("hosts", name, "actions", "unlock"), {})
+    done(f"unlocked {name}")
+
+
+@app.command()
+def maintenance(
+    context: typer.Context,
+    name: Name,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why nobody may touch it now.")] = "",
+    off: Annotated[bool, typer.Option("--off", help="It is over.")] = False,
+) -> None:
+    """Make the engine leave a host alone, or go on."""
+    if off == bool(reason):
+        raise usage("give --reason WHY, or --off")
+    session(context).client.post(place("hosts", name, "actions", "maintenance"), {"reason": reason})
+    done(f"maintenance of {name} is over" if off else f"{name} is in maintenance")
+
+
+@app.command()
+def power(
+    context: typer.Context,
+    name: Name,
+    action: Annotated[str, typer.Argument(help="on, off, cycle, reset, or status.")] = "status",
+) -> None:
+    """Switch a host's power, or say what it was when last seen."""
+    here = session(context)
+    if action == "status":
+        host = here.client.get(place("hosts", name))
+        if here.format is not Format.TABLE:
+            show_one(
+                {key: host[key] for key in ("name", "power", "power_seen_at", "power_wanted")}, here.format
+            )
+        else:
+            typer.echo(host["power"] or "unknown")
+        return
+    host = here.client.post(place("hosts", name, "power"), {"action": action})
+    show_one(host, here.format) if here.format is not Format.TABLE else done(
+        f"power {action} asked for {name}"
+    )
+
+
+@app.command()
+def console(
+    context: typer.Context,
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes.")] = False,
+    tail: Annotated[int, typer.Option(help="Bytes from the end to begin with.")] = 65536,
+) -> None:
+    """Print what the host wrote to its serial console."""
+    out = sys.stdout.buffer
+    for piece in session(context).client.text(place("hosts", name, "console"), follow=follow, tail=tail):
+        out.write(piece)
+        out.flush()
+
+
+@app.command()
+def history(
+    context: typer.Context,
+    name: Name,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many of the newest events.")] = 200,
+) -> None:
+    """Every step and change of a host, oldest first."""
+    here = session(context)
+    events = here.client.get(place("hosts", name, "history"), limit=limit, newest=True)["items"]
+    if here.format is not Format.TABLE:
+        show_list(events, (), here.format)
+        return
+    rows = [
+        {**event, "time": event["at"][:19].replace("T", " "), "took": _took(event), "what": _what(event)}
+        for event in events
+    ]
+    show_list(rows, ("time", "kind", "state", "step", "attempt", "took", "actor", "what"), here.format)
+
+
+@app.command()
+def events(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One host; all without it.")] = None,
+) -> None:
+    """Print events as they happen, until interrupted."""
+    here = session(context)
+    path = place("hosts", name, "events") if name else "/events"
+    for event in here.client.events(path):
+        if event is None:
+            continue
+        if here.format is Format.TABLE:
+            data = event.data
+            where = " ".join(part for part in (data["state"], data["step"]) if part)
+            typer.echo(
+                f"{data['at'][:19].replace('T', ' ')} {data['host']:<16} {event.kind:<18} {where:<24} {_what(data)}".rstrip()
+            )
+        else:
+            import json
+
+            typer.echo(json.dumps(event.data))
+        sys.stdout.flush()
+
+
+@app.command()
+def deployments(context: typer.Context, name: Name) -> None:
+    """The builds of a host, newest first."""
+    here = session(context)
+    builds = here.client.every(place("hosts", name, "deployments"))
+    show_list(
+        builds,
+        ("number", "created_at", "method", "progress", "boots", "outcome", "ended_at", "failure"),
+        here.format,
+    )
+
+
+def _controller(url: str, password_file: Path | None) -> dict[str, Any]:
+    """The BMC as the API takes it, with its password from anywhere but the command line."""
+    fields = rack.bmc_fields(url)
+    if fields.pop("password", None) is not None:
+        raise usage("no password in --bmc: others can read the command line. Leave it out and it is asked for, "
+                    "or use PROVISIOND_BMC_PASSWORD or --bmc-password-file")  # fmt: skip
+    if password_file is not None:
+        try:
+            password = password_file.read_text().rstrip("\n")
+        except OSError as error:
+            raise usage(f"cannot read {password_file}: {error.strerror}") from None
+    elif "PROVISIOND_BMC_PASSWORD" in os.environ:
+        password = os.environ["PROVISIOND_BMC_PASSWORD"]
+    elif not fields.get("username"):
+        return fields
+    elif sys.stdin.isatty():
+        password = typer.prompt(
+            f"Password of {fields['username']} at {fields['address']}", hide_input=True, err=True
+        )
+    else:
+        stderr().print(
+            "error: the BMC's password is needed: set PROVISIOND_BMC_PASSWORD or give --bmc-password-file"
+        )
+        raise typer.Exit(USAGE)
+    return {**fields, "password": password}
+
+
+def _show_made(made: list[dict[str, Any]], form: Format, *, single: bool) -> None:
+    if form is not Format.TABLE:
+        show_one(made[0], form) if single else show_list(made, (), form)
+        return
+    for host in made:
+        address = next((card["ip"] for card in host["interfaces"] if card["primary"] and card["ip"]), None)
+        later = "; it will be built as soon as it is ready" if host.get("wanted") else ""
+        done(f"created {host['name']}" + (f" with address {address}" if address else "") + later)
+    if single and not made[0].get("wanted"):
+        stderr().print(f"  next: provisionctl host build {made[0]['name']} --wait")
+
+
+def _took(event: dict[str, Any]) -> str:
+    took = event["duration_ms"]
+    return "-" if took is None else f"{took} ms" if took < 10_000 else length(took / 1000)
+
+
+def _what(event: dict[str, Any]) -> str:
+    if event["kind"] == "state.changed":
+        return f"{event['data'].get('from', '')} -> {event['data'].get('to', '')}"
+    return str(event["message"] or event["cause"])

@@ -1,0 +1,155 @@
+"""provisionctl os, media, image: what is put on hosts. Imports run in the daemon; --wait shows how far they are."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from provisiond.ctl.client import ApiProblem, place
+from provisiond.ctl.common import Name, Params, ParamsFile, done, given, noun, read_parameters, session, usage
+from provisiond.ctl.output import Format, show_list, show_one, stderr
+
+system = noun(
+    "os", "/operating-systems", ("name", "family", "version", "parameters"), plural="operating systems"
+)
+media = noun(
+    "media",
+    "/media",
+    ("name", "operating_system", "architecture", "ready", "source", "verified_by"),
+    plural="installation media",
+)
+image = noun(
+    "image",
+    "/images",
+    ("name", "operating_system", "architecture", "format", "size", "user", "sha256"),
+    plural="disk images",
+)
+
+Wait = Annotated[
+    bool, typer.Option("--wait/--no-wait", "-w", help="Stay and show the progress; end non-zero if it fails.")
+]
+Arch = Annotated[str | None, typer.Option("--arch", help="x86_64 or aarch64.")]
+Sha256 = Annotated[str | None, typer.Option(help="SHA-256 the source must have.")]
+
+
+@system.command("create")
+def create_system(
+    context: typer.Context,
+    name: Name,
+    family: Annotated[str, typer.Option(help="debian or redhat.")],
+    version: Annotated[str, typer.Option(help="As its vendor writes it.")],
+    param: Params = None,
+    params_file: ParamsFile = None,
+) -> None:
+    """Make an operating system known."""
+    here = session(context)
+    body = given(
+        name=name, family=family, version=version, parameters=read_parameters(param or [], params_file)
+    )
+    show_one(here.client.post("/operating-systems", body, once=True), here.format)
+
+
+@system.command("update")
+def update_system(
+    context: typer.Context, name: Name, param: Params = None, params_file: ParamsFile = None
+) -> None:
+    """Replace the parameters of an operating system."""
+    here = session(context)
+    body = given(parameters=read_parameters(param or [], params_file))
+    if not body:
+        raise usage("nothing to change: give --param or --params-file")
+    show_one(here.client.patch("/operating-systems" + place(name), body), here.format)
+
+
+@media.command("add")
+def add_medium(
+    context: typer.Context,
+    name: Name,
+    operating_system: Annotated[
+        str | None, typer.Option("--os", help="Operating system; default: the medium's name.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Mirror URL, directory or ISO; default: the vendor's mirror.")
+    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="Mirror that installers use for packages.")] = None,
+    architecture: Arch = None,
+    sha256: Sha256 = None,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Take it although nothing vouches for it.")
+    ] = False,
+    wait: Wait = True,
+) -> None:
+    """Fetch kernel and initrd of an installer, check them, and put them in place; or take them afresh."""
+    body = given(name=name, operating_system=operating_system or name, source=source, mirror=mirror, architecture=architecture, sha256=sha256,
+                 unverified=unverified or None)  # fmt: skip
+    _import(context, "/media", body, wait)
+
+
+@image.command("add")
+def add_image(
+    context: typer.Context,
+    name: Name,
+    source: Annotated[str, typer.Argument(help="URL, or absolute path on the daemon's machine.")],
+    format: Annotated[str, typer.Option("--format", help="raw or qcow2; never guessed.")],
+    sha256: Sha256 = None,
+    operating_system: Annotated[str | None, typer.Option("--os", help="Operating system on it.")] = None,
+    user: Annotated[str | None, typer.Option(help="Whom handover logs in as; default root.")] = None,
+    architecture: Arch = None,
+    wait: Wait = True,
+) -> None:
+    """Take a disk image: it is checked, converted and mapped, and then put in place."""
+    body = given(
+        name=name,
+        source=source,
+        format=format,
+        sha256=sha256,
+        operating_system=operating_system,
+        user=user,
+        architecture=architecture,
+    )
+    _import(context, "/images", body, wait)
+
+
+@media.command("imports")
+def imports(context: typer.Context) -> None:
+    """Imports of media and images that run or ran lately."""
+    here = session(context)
+    show_list(here.client.get("/imports")["items"], ("kind", "name", "state", "what", "done", "total", "started_at", "message"), here.format,
+              empty="nothing was imported since the daemon's start")  # fmt: skip
+
+
+def _import(context: typer.Context, path: str, body: dict[str, Any], wait: bool) -> None:
+    here = session(context)
+    job = here.client.post(path, body)
+    if not wait:
+        show_one(job, here.format) if here.format is not Format.TABLE else done(
+            f"{job['kind']} {job['name']}: the import has begun; 'provisionctl media imports' shows how far it is"
+        )
+        return
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr(), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(job["name"], total=None)
+        said = ""
+        while job["state"] == "running":
+            progress.update(
+                task, description=f"{job['name']}: {job['what']}", completed=job["done"], total=job["total"]
+            )
+            if job["what"] != said and not sys.stderr.isatty():
+                said = job["what"]
+                stderr().print(f"{job['name']}: {said}", markup=False)
+            time.sleep(0.3)
+            job = here.client.get("/imports" + place(job["id"]))
+    if job["state"] == "failed":
+        raise ApiProblem(500, f"{job['kind']} {job['name']}: {job['message']}", [])
+    done(f"{job['kind']} {job['name']} is in place: {job['message']}")
+    if here.format is not Format.TABLE:
+        show_one(job, here.format)
