@@ -164,7 +164,7 @@ async def holders_of(session: AsyncSession, subnet_id: str, ips: Sequence[str]) 
         .join(_host, _host.c.id == _address.c.host_id)
         .where(_address.c.subnet_id == subnet_id, _address.c.ip.in_(ips))
     )
-    return {ip: name for ip, name in rows.all()}
+    return {row.ip: row.name for row in rows}
 
 
 async def free_addresses(session: AsyncSession, host_id: str, ips: Sequence[str] | None = None) -> None:

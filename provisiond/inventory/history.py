@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.inventory.shapes import EventView
 from provisiond.inventory.store import Store
-from provisiond.inventory.tables import Event, table, utcnow
+from provisiond.inventory.tables import Event, Host, table, utcnow
 
-_event = table(Event)
+_event, _host = table(Event), table(Host)
 MAX_MESSAGE = 16_384  # characters; longer messages are cut in the middle
 
 
@@ -74,11 +74,12 @@ async def add(session: AsyncSession, *, kind: str, host: _Host | None = None, **
     """
     row = line(kind=kind, host=host, **fields)
     dialect = session.get_bind().dialect.name
-    new = postgresql.insert(_event) if dialect == "postgresql" else sqlite.insert(_event)
-    statement = new.values(row).returning(_event.c.id)
+    new: Any = postgresql.insert(_event) if dialect == "postgresql" else sqlite.insert(_event)
+    statement = new.values(row)
     if row["key"] is not None:
         statement = statement.on_conflict_do_nothing(index_elements=["key"])
-    return (await session.execute(statement)).scalar()
+    stored: int | None = (await session.execute(statement.returning(_event.c.id))).scalar()
+    return stored
 
 
 async def add_many(session: AsyncSession, lines: Sequence[dict[str, Any]]) -> None:
@@ -96,11 +97,12 @@ async def list_events(
     """
     e = _event.c
     statement = select(_event).where(e.id > after_id).limit(max(1, min(limit, 10_000)))
-    if host is not None:
-        statement = statement.where(or_(e.host_id == host, e.host_name == host))
     if kind is not None:
         statement = statement.where(e.kind == kind)
     async with store.connect() as connection:
+        if host is not None:
+            living = (await connection.execute(select(_host.c.id).where(_host.c.name == host))).scalar()
+            statement = statement.where(e.host_id == living if living else or_(e.host_id == host, e.host_name == host))
         rows = (await connection.execute(statement.order_by(e.id.desc() if newest else e.id))).all()
     views = [view(row) for row in rows]
     return views[::-1] if newest else views

@@ -113,9 +113,9 @@ class BmcSpec(Request):
     options: dict[Word, Line] = Field(default_factory=dict)
 
     @property
-    def limit_key(self) -> str:
+    def endpoint(self) -> str:
         """What concurrent work on this endpoint is counted by."""
-        return f"{self.driver}:{self.address}:{self.port or ''}"
+        return f"{self.address}:{self.port or ''}"
 
 
 BmcInput = Annotated[BmcSpec, BeforeValidator(_bmc_fields, json_schema_input_type=str | BmcSpec)]

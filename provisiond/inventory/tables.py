@@ -398,3 +398,11 @@ class Setting(SQLModel, table=True):
 def table(model: type[SQLModel]) -> Table:
     """The Core table of a model, for statements on hot paths."""
     return cast(Table, model.__table__)  # type: ignore[attr-defined]
+
+
+def new_row(model: type[SQLModel], **values: Any) -> dict[str, Any]:
+    """A whole row for a Core insert: ``values``, and the model's defaults for the rest."""
+    return {
+        name: values[name] if name in values else field.get_default(call_default_factory=True)
+        for name, field in model.model_fields.items()
+    }

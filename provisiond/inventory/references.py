@@ -1,0 +1,76 @@
+"""References by name: looking many of them up at once, and saying well which are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from sqlalchemy import Table, literal, select, union_all
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from provisiond.inventory.tables import (
+    Domain,
+    Flavor,
+    HostGroup,
+    Hypervisor,
+    Image,
+    Medium,
+    OperatingSystem,
+    Subnet,
+    table,
+)
+
+# noun as it is called in the API and by provisionctl -> its table; the nouns hosts and the catalogue refer to
+NOUNS: dict[str, Table] = {
+    "group": table(HostGroup),
+    "subnet": table(Subnet),
+    "domain": table(Domain),
+    "operating_system": table(OperatingSystem),
+    "medium": table(Medium),
+    "image": table(Image),
+    "hypervisor": table(Hypervisor),
+    "flavor": table(Flavor),
+}
+
+
+class Names:
+    """Names found in the database: ``ids[noun][name]``."""
+
+    def __init__(self, ids: Mapping[str, Mapping[str, str]], known: Mapping[str, list[str]]) -> None:
+        self.ids = ids
+        self._known = known
+
+    def missing(self, noun: str, name: str) -> str | None:
+        """None if there is such a thing, else a sentence saying that there is none, and which ones come close."""
+        if name in self.ids.get(noun, {}):
+            return None
+        called, command = noun.replace("_", " "), noun.replace("_", "-")
+        known = self._known.get(noun, [])
+        close = get_close_matches(name, known, n=3)
+        if close:
+            return f"there is no {called} {name!r}; did you mean {' or '.join(map(repr, close))}?"
+        if not known:
+            return f"there is no {called} {name!r}, nor any other; make one with 'provisionctl {command} create'"
+        return f"there is no {called} {name!r}; there are: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+
+
+async def find_names(session: AsyncSession, wanted: Iterable[tuple[str, str]]) -> Names:
+    """Look up pairs of (noun, name) in one statement, and a second one only if some are missing."""
+    by_noun: dict[str, set[str]] = {}
+    for noun, name in wanted:
+        by_noun.setdefault(noun, set()).add(name)
+    ids: dict[str, dict[str, str]] = {noun: {} for noun in by_noun}
+    if not by_noun:
+        return Names(ids, {})
+    selects = [
+        select(literal(noun).label("noun"), NOUNS[noun].c.name, NOUNS[noun].c.id).where(NOUNS[noun].c.name.in_(sorted(names)))
+        for noun, names in sorted(by_noun.items())
+    ]
+    for noun, name, found in await session.execute(union_all(*selects)):
+        ids[noun][name] = found
+    known: dict[str, list[str]] = {}
+    for noun, names in by_noun.items():
+        if names - ids[noun].keys():
+            every = NOUNS[noun].c.name
+            known[noun] = list((await session.execute(select(every).order_by(every).limit(1000))).scalars())
+    return Names(ids, known)
