@@ -32,7 +32,7 @@ _group, _domain, _os, _medium, _image, _flavor, _hypervisor, _release = (
     table(t) for t in (HostGroup, Domain, OperatingSystem, Medium, Image, Flavor, Hypervisor, Release)
 )
 
-_OWN = ["id", "name", "comment", "state", "step", "state_since", "deadline_at", "failure", "failure_kind", "attempts", "version", "priority", "power", "power_seen_at", "power_wanted", "locked", "maintenance", "architecture", "firmware", "method", "handover", "serial", "parameters", "created_at", "updated_at"]
+_OWN = ["id", "name", "comment", "state", "step", "state_since", "deadline_at", "failure", "failure_kind", "attempts", "version", "wanted", "priority", "power", "power_seen_at", "power_wanted", "locked", "maintenance", "architecture", "firmware", "method", "handover", "serial", "parameters", "created_at", "updated_at"]
 _DEPLOYMENT = ["id", "number", "method", "created_at", "boots", "progress", "progress_text", "built_at", "phoned_home_at", "failed_at", "failure", "ended_at", "outcome"]
 _NAMES = {
     "group": _group,

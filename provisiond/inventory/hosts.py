@@ -31,6 +31,7 @@ from provisiond.inventory.store import EVENTS, HOSTS, Store
 from provisiond.inventory.tables import Bmc, Host, HostGroup, Interface, Subnet, new_row, table, utcnow
 
 T = TypeVar("T")
+Also = Callable[[AsyncSession, list[HostView]], Awaitable[None]]
 MAX_AT_ONCE = 5_000  # hosts in one create
 RESTING = frozenset({"discovered", "enrolled", "ready", "retired"})  # nothing of it runs, nothing depends on it
 _SETTLED = RESTING | {"active", "rescue"}
@@ -61,11 +62,12 @@ class _Plan:
 
 
 async def create_hosts(
-    store: Store, box: SecretBox, specs: Sequence[HostCreate], *, actor: str, many: bool = True
+    store: Store, box: SecretBox, specs: Sequence[HostCreate], *, actor: str, many: bool = True, also: Also | None = None
 ) -> list[HostView]:
     """Create all of ``specs`` or none. ``many`` False names wrong fields as ``mac`` instead of ``hosts.3.mac``.
 
-    Raises Invalid (every wrong field of every host), PoolExhausted.
+    ``also`` is further work for the same transaction, which is given what was made. Raises Invalid (every wrong field of
+    every host), PoolExhausted.
     """
     if len(specs) > MAX_AT_ONCE:
         raise Invalid([FieldError("hosts", f"{len(specs)} hosts in one request; at most {MAX_AT_ONCE}")])
@@ -84,8 +86,11 @@ async def create_hosts(
         controllers = [_bmc_row(box, plan.row["id"], plan.spec.bmc) for plan in plans if plan.spec.bmc]
         if controllers:
             await session.execute(insert(_bmc), controllers)
-        await history.add_many(session, [_created(plan, actor) for plan in plans])
-        return await _read_back(session, [plan.row["id"] for plan in plans])
+        await history.add_many(session, [line for plan in plans for line in _created(plan, actor)])
+        made = await _read_back(session, [plan.row["id"] for plan in plans])
+        if also is not None:
+            await also(session, made)
+        return made
 
     return await _write(store, work)
 
@@ -136,9 +141,12 @@ async def list_hosts(
     return [summary(row, now) for row in rows]
 
 
-async def update_host(store: Store, box: SecretBox, name: str, change: HostUpdate, *, actor: str) -> HostView:
+async def update_host(
+    store: Store, box: SecretBox, name: str, change: HostUpdate, *, actor: str, guard: Callable[[HostView], None] | None = None
+) -> HostView:
     """Change the fields that are set in ``change``. Raises NotFound, Invalid, Conflict (it is at work), PoolExhausted.
 
+    ``guard`` is shown the host as it is, under lock, and may raise to leave it so.
     What the engine works with now (network cards, group, image, ...) changes only while it does not work; comment, priority,
     parameters and the BMC may change at any time.
     """
@@ -146,6 +154,8 @@ async def update_host(store: Store, box: SecretBox, name: str, change: HostUpdat
     async def work(session: AsyncSession) -> HostView:
         host = await _lock(session, name)
         given = change.model_fields_set
+        if guard is not None:
+            guard((await _read_back(session, [host.id]))[0])
         _refuse_at_work(host, given)
         errors = [FieldError(f, "cannot be empty") for f in sorted(given & _NEEDED) if getattr(change, f) is None]
         names = await find_names(session, _references(change, given))
@@ -251,6 +261,7 @@ async def _check_all(session: AsyncSession, plans: Sequence[_Plan]) -> None:
         elif row["hypervisor_id"]:
             row["limit_key"] = f"hv:{hypervisors[row['hypervisor_id']]}"
         row["due_at"] = row["created_at"]
+        row["wanted"] = "build" if spec.build else None
     cards = [card for plan in plans for card in plan.cards]
     errors += _repeated(plans) + check_within(cards)
     errors += await _check_taken(session, [(plan.spec, plan.path, None) for plan in plans], cards)
@@ -415,13 +426,13 @@ def _bmc_row(box: SecretBox, host_id: str, bmc: BmcSpec) -> dict[str, Any]:
     )
 
 
-def _created(plan: _Plan, actor: str) -> dict[str, Any]:
-    return history.line(
-        kind="host.created",
-        actor=actor,
-        state=plan.row["state"],
-        data={"mac": [card.mac for card in plan.cards], "ip": [card.ip for card in plan.cards]},
-    ) | {"host_id": plan.row["id"], "host_name": plan.row["name"]}
+def _created(plan: _Plan, actor: str) -> list[dict[str, Any]]:
+    who = {"host_id": plan.row["id"], "host_name": plan.row["name"], "state": plan.row["state"]}
+    addresses = {"mac": [card.mac for card in plan.cards], "ip": [card.ip for card in plan.cards]}
+    lines = [history.line(kind="host.created", actor=actor, data=addresses) | who]
+    if plan.spec.build:
+        lines.append(history.line(kind="intent.build", actor=actor, message="will follow when ready") | who)
+    return lines
 
 
 def _like(glob: str) -> str:

@@ -197,6 +197,7 @@ class HostCreate(_HostSettings):
     method: Method = "image"
     parameters: Parameters = Field(default_factory=dict)
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first where work has to wait.")
+    build: bool = Field(False, description="Build it as soon as it is ready.")
 
 
 class HostUpdate(_HostSettings):
@@ -278,6 +279,7 @@ class HostView(View):
     attempts: int
     retry_at: datetime | None
     version: int
+    wanted: str | None
     priority: int
     power: PowerSeen | None
     power_seen_at: datetime | None
