@@ -36,6 +36,7 @@ class Build:
     """What matters of the host's newest deployment. ``boots`` is how often it was handed its installer already."""
 
     method: str  # image | installer
+    by_network: bool = True  # False: a virtual machine whose disk is made from its image
     built: bool = False
     failed: bool = False
     ended: bool = False
@@ -75,6 +76,8 @@ def _building(step: str, build: Build | None, loop_limit: int) -> Target:
         return Target(Boot.LOCAL, "its build failed: not started again until someone asks for it")
     if build.boots >= loop_limit:
         return Target(Boot.LOCAL, f"boot loop: asked {build.boots} times for its installer in one build")
+    if not build.by_network:
+        return Target(Boot.LOCAL, "building: its disk is made from an image")
     if step not in BOOTING_STEPS:
         return Target(Boot.LOCAL, f"building, at step {step or '(none)'}: not its turn to install")
     if build.method == "installer":

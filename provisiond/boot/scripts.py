@@ -1,0 +1,125 @@
+"""The text a boot loader is given for a machine: one decision, three languages (iPXE, GRUB, PXELINUX).
+
+The texts are templates (templates/ipxe, grub, pxelinux), whose filters keep every value in its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from provisiond.boot.machines import BootWorld, Machine, Machines
+from provisiond.boot.target import Boot, Target
+from provisiond.config import Settings
+from provisiond.errors import ProvisiondError, RenderError
+from provisiond.lifecycle import signals
+from provisiond.templating.context import BootFiles
+
+log = structlog.get_logger(__name__)
+
+Loader = Literal["ipxe", "grub", "pxelinux"]
+KERNEL, INITRD = "kernel", "initrd"
+
+
+class NotServable(ProvisiondError):
+    """What the machine is to boot is not there: says what is missing and how to get it."""
+
+
+@dataclass(frozen=True)
+class BootPair:
+    """Kernel and initrd on this machine's disk."""
+
+    kernel: Path
+    initrd: Path
+
+
+def ramdisk(settings: Settings) -> BootPair:
+    """provisiond's own. Raises NotServable."""
+    folder = settings.boot.ramdisk_dir
+    pair = BootPair(folder / "vmlinuz", folder / "initrd.img")
+    if not (pair.kernel.is_file() and pair.initrd.is_file()):
+        raise NotServable(
+            f"there is no ramdisk in {folder}: make it with pxe/ramdisk/build, or set boot.ramdisk_dir"
+        )
+    return pair
+
+
+def boot_pair(settings: Settings, machine: Machine) -> BootPair:
+    """What the machine's target boots. Raises NotServable."""
+    if machine.target.boot is not Boot.INSTALLER:
+        return ramdisk(settings)
+    medium = machine.host.medium if machine.host else None
+    if medium is None or not medium.ready:
+        name = medium.name if medium else "(none)"
+        raise NotServable(f"medium {name} of host {machine.name} is not ready: provisionctl media add {name}")
+    pair = BootPair(*(settings.state.media_dir / str(medium.files[f]["path"]) for f in (KERNEL, INITRD)))
+    if not (pair.kernel.is_file() and pair.initrd.is_file()):
+        raise NotServable(
+            f"files of medium {medium.name} are gone from {settings.state.media_dir}: provisionctl media add {medium.name}"
+        )
+    return pair
+
+
+class Scripts:
+    """Makes loader scripts. ``machines`` counts the boots they start."""
+
+    def __init__(self, world: BootWorld, machines: Machines) -> None:
+        self._world, self._machines = world, machines
+
+    async def entry(self, loader: Literal["ipxe", "grub"]) -> str:
+        """The script for any machine, which asks again with its MAC."""
+        return await self._world.renderings.render_machine(f"{loader}-entry", f"{self._world.boot_url}/boot")
+
+    async def script(self, machine: Machine, loader: Loader, *, by_http: bool) -> str:
+        """What ``machine`` is to boot, for ``loader``; PXELINUX is given URLs or TFTP paths as it came ``by_http``.
+
+        What cannot be served ends the build with the reason, and the machine boots its own disk.
+        """
+        if machine.target.boot is Boot.LOCAL:
+            return await self._local(machine, loader)
+        try:
+            boot_pair(self._world.settings, machine)
+            machine = await self._machines.hand_out(machine)
+            if machine.target.boot is Boot.LOCAL:
+                return await self._local(machine, loader)
+            return await self._render(machine, loader, by_http)
+        except (NotServable, RenderError) as error:
+            await self._give_up(machine, error)
+            return await self._local(
+                replace(machine, target=Target(Boot.LOCAL, str(error))), loader, "message"
+            )
+
+    async def _render(self, machine: Machine, loader: Loader, by_http: bool) -> str:
+        world = self._world
+        if machine.target.builds:
+            assert machine.host is not None
+            urls = self._machines.urls_of(machine)
+            kind = "installer" if machine.target.boot is Boot.INSTALLER else "ramdisk"
+            files = self._files(machine, loader, by_http, urls.base, urls.base)
+            return await world.renderings.render(machine.host, f"{loader}-{kind}", urls, files)
+        base = f"{world.boot_url}/boot"
+        asks = f"{base}/wait/{machine.mac.replace(':', '-')}"
+        files = self._files(machine, loader, by_http, f"{base}/ramdisk", asks)
+        return await world.renderings.render_machine(f"{loader}-ramdisk", base, files)
+
+    def _files(self, machine: Machine, loader: Loader, by_http: bool, base: str, url: str) -> BootFiles:
+        path = base.removeprefix(self._world.boot_url)
+        if loader == "grub":  # GRUB reads a bare path from the server its configuration came from
+            base = path
+        elif loader == "pxelinux" and not by_http:
+            base = path.removeprefix("/")
+        return BootFiles(machine.mac, machine.target.why, f"{base}/{KERNEL}", f"{base}/{INITRD}", url)
+
+    async def _local(self, machine: Machine, loader: Loader, kind: str = "local") -> str:
+        files = BootFiles(machine.mac, machine.target.why)
+        return await self._world.renderings.render_machine(
+            f"{loader}-{kind}", f"{self._world.boot_url}/boot", files
+        )
+
+    async def _give_up(self, machine: Machine, error: ProvisiondError) -> None:
+        log.error("boot.not_servable", host=machine.name, error=str(error))
+        if machine.target.builds and machine.host is not None and machine.host.deployment is not None:
+            await signals.failed(self._world.store, machine.host.deployment.id, str(error), "")
