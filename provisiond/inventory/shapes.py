@@ -267,7 +267,6 @@ class HostView(View):
 
     id: str
     name: str
-    fqdn: str
     comment: str
     state: str
     step: str

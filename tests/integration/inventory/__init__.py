@@ -1,0 +1,1 @@
+"""Tests of what is known: tables, rules and store."""
