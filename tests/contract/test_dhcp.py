@@ -220,6 +220,19 @@ async def test_500_reservations_at_once(dhcp: Dhcp, leases: Leases) -> None:
     assert taken - began < 10 and time.monotonic() - taken < 10
 
 
+async def test_no_subnets_yet_then_some(dhcp: Dhcp, leases: Leases) -> None:
+    """A new installation has no subnet: that is no error, and nothing can be reserved until there is one."""
+    await dhcp.start([replace(NET, cidr="fd78::/64", ranges=(), gateway=None)], BOOT, leases)
+    with pytest.raises(DriverRejected, match="there are none"):
+        await dhcp.reserve(reservation(A, 11))
+    await dhcp.release(A)
+    await dhcp.start([NET], BOOT, leases)
+    await dhcp.reserve(reservation(A, 11))
+    await dhcp.start([], BOOT, leases)
+    await dhcp.release(A)
+    assert await dhcp.reservations() == []
+
+
 # --- the fake -------------------------------------------------------------------------------------------
 
 

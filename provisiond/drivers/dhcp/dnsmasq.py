@@ -28,7 +28,7 @@ from provisiond.drivers.dhcp import (
 from provisiond.drivers.dhcp.dnsmasq_child import Child
 from provisiond.drivers.dhcp.dnsmasq_config import Paths, configuration, event_script, reservation_lines
 from provisiond.drivers.dhcp.dnsmasq_leases import LeaseFeed, drop_leases, read_leases
-from provisiond.drivers.dhcp.files import ReservationFiles, checked, normal_mac
+from provisiond.drivers.dhcp.files import ReservationFiles, checked, ipv4_only, normal_mac
 from provisiond.errors import DriverUnavailable
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,7 @@ class DnsmasqDhcp:
         self.settings = settings
         self.paths = Paths(settings.run_dir.absolute())
         self._files = ReservationFiles(self.paths.hosts, reservation_lines)
-        self._subnets: tuple[DhcpSubnet, ...] = ()
+        self._subnets: tuple[DhcpSubnet, ...] | None = None
         self._feed: LeaseFeed | None = None
         self._stale: set[str] = set()  # addresses that dnsmasq holds reserved though no file says so any more
         self._drop_macs: set[str] = set()
@@ -68,11 +68,12 @@ class DnsmasqDhcp:
     async def start(self, subnets: Sequence[DhcpSubnet], boot: BootOptions, on_lease: OnLease) -> None:
         """Begin to serve ``subnets``, or change over to them; see the contract."""
         user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
-        text = configuration(self.settings, self.paths, subnets, boot, user=user, group=group)
+        served = ipv4_only(subnets)
+        text = configuration(self.settings, self.paths, served, boot, user=user, group=group)
         try:
             self.paths.run_dir.mkdir(parents=True, exist_ok=True)
             unchanged = self.child.pid is not None and self.paths.config.read_text() == text
-            self._subnets = tuple(subnets)
+            self._subnets = served
             self._files.all()
             self.paths.loaded.parent.mkdir(exist_ok=True)
             self.paths.loaded.write_text("# nothing\n")
@@ -87,7 +88,10 @@ class DnsmasqDhcp:
             raise DriverUnavailable(
                 f"cannot write dnsmasq's files in {self.paths.run_dir}: {error}"
             ) from error
-        if not unchanged:
+        if not served:
+            await self.child.stop()  # without a range it would serve nothing, and not read what we tell it
+            self.child.problem = "there is no subnet to serve yet"
+        elif not unchanged:
             await self.child.restart()
 
     async def reserve(self, reservation: Reservation) -> None:
@@ -176,7 +180,7 @@ class DnsmasqDhcp:
 
     async def _restart_soon(self) -> None:
         """Wait for the next restart, which everybody who asks within ``SETTLE_SECONDS`` shares."""
-        if self._feed is None or self.settings.proxy:
+        if self._feed is None or not self._subnets or self.settings.proxy:
             return  # not started: dnsmasq will read the files as they are then
         if self._restart is None:
             self._restart = asyncio.create_task(self._restart_once(), name="dhcp-restart")

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from provisiond.drivers.dhcp import BootOptions, DhcpOptions, DhcpSubnet, Lease, OnLease, Reservation
-from provisiond.drivers.dhcp.files import ReservationFiles, checked, normal_mac
+from provisiond.drivers.dhcp.files import ReservationFiles, checked, ipv4_only, normal_mac
 
 
 class ExternalDhcp:
@@ -20,12 +20,12 @@ class ExternalDhcp:
     def __init__(self, settings: DhcpOptions) -> None:
         self._files = ReservationFiles(settings.run_dir / "reservations")
         self._lease_seconds = settings.lease_seconds
-        self._subnets: tuple[DhcpSubnet, ...] = ()
+        self._subnets: tuple[DhcpSubnet, ...] | None = None
         self._boot: BootOptions | None = None
 
     async def start(self, subnets: Sequence[DhcpSubnet], boot: BootOptions, on_lease: OnLease) -> None:
         self._files.all()
-        self._subnets, self._boot = tuple(subnets), boot
+        self._subnets, self._boot = ipv4_only(subnets), boot
 
     async def reserve(self, reservation: Reservation) -> None:
         wanted = checked(reservation, self._subnets)
@@ -52,7 +52,7 @@ class ExternalDhcp:
 
         Empty before ``start``.
         """
-        if self._boot is None:
+        if self._boot is None or self._subnets is None:
             return {}
         held = sorted(self._files.all().values(), key=lambda r: (r.host, r.mac))
         return {

@@ -16,7 +16,7 @@ from provisiond.drivers.dhcp import (
     OnLease,
     Reservation,
 )
-from provisiond.drivers.dhcp.files import ReservationFiles, checked, normal_mac
+from provisiond.drivers.dhcp.files import ReservationFiles, checked, ipv4_only, normal_mac
 from provisiond.errors import DriverError
 
 
@@ -32,7 +32,7 @@ class FakeDhcp:
         self.latency = latency
         self.calls: list[tuple[str, str]] = []
         self.boot: BootOptions | None = None
-        self._subnets: tuple[DhcpSubnet, ...] = ()
+        self._subnets: tuple[DhcpSubnet, ...] | None = None
         self._on_lease: OnLease | None = None
         self._failures: dict[str, list[DriverError]] = {}
         self._memory: dict[str, Reservation] = {}
@@ -50,7 +50,7 @@ class FakeDhcp:
 
     async def start(self, subnets: Sequence[DhcpSubnet], boot: BootOptions, on_lease: OnLease) -> None:
         await self._enter("start", "")
-        self._subnets, self.boot, self._on_lease = tuple(subnets), boot, on_lease
+        self._subnets, self.boot, self._on_lease = ipv4_only(subnets), boot, on_lease
 
     async def reserve(self, reservation: Reservation) -> None:
         await self._enter("reserve", reservation.mac)
@@ -85,7 +85,9 @@ class FakeDhcp:
         """A machine asks for an address: the one it is given, or None. What a test calls in place of a network."""
         mac = normal_mac(mac)
         held = self._known().get(mac)
-        ip = held.ip if held else next((first for net in self._subnets for first, _ in net.ranges), None)
+        ip = (
+            held.ip if held else next((first for net in self._subnets or () for first, _ in net.ranges), None)
+        )
         if ip is None or self._on_lease is None:
             return None
         seconds = self.settings.lease_seconds if self.settings else 3600

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, ip_network
 from pathlib import Path
 
 import structlog
@@ -27,8 +27,16 @@ def normal_mac(mac: str) -> str:
     return text
 
 
-def checked(reservation: Reservation, subnets: tuple[DhcpSubnet, ...]) -> Reservation:
-    """The reservation with a normal MAC. DriverRejected if an address is malformed or in none of ``subnets`` (if any)."""
+def ipv4_only(subnets: Sequence[DhcpSubnet]) -> tuple[DhcpSubnet, ...]:
+    """The IPv4 ones: machines of an IPv6 subnet address themselves, by router advertisement."""
+    return tuple(subnet for subnet in subnets if ip_network(subnet.cidr, strict=False).version == 4)
+
+
+def checked(reservation: Reservation, subnets: tuple[DhcpSubnet, ...] | None) -> Reservation:
+    """The reservation with a normal MAC.
+
+    DriverRejected if an address is malformed, or in none of ``subnets`` (None: not known yet, not looked at).
+    """
     mac = normal_mac(reservation.mac)
     try:
         ip = IPv4Address(reservation.ip)
@@ -36,8 +44,8 @@ def checked(reservation: Reservation, subnets: tuple[DhcpSubnet, ...]) -> Reserv
         raise DriverRejected(
             f"host {reservation.host}: {reservation.ip!r} is not an IPv4 address, so DHCP cannot reserve it"
         ) from None
-    if subnets and not any(ip in IPv4Network(subnet.cidr, strict=False) for subnet in subnets):
-        served = ", ".join(subnet.cidr for subnet in subnets)
+    if subnets is not None and not any(ip in IPv4Network(subnet.cidr, strict=False) for subnet in subnets):
+        served = ", ".join(subnet.cidr for subnet in subnets) or "there are none"
         raise DriverRejected(
             f"host {reservation.host}: address {ip} is in none of the subnets that DHCP serves ({served}); "
             "correct the host's address or add the subnet"
