@@ -1,0 +1,116 @@
+"""The plan of a build, as the ramdisk reads it: lines of `key value` (pxe/ramdisk/agent lists the keys)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisiond.boot.scripts import NotServable
+from provisiond.boot.target import Boot
+from provisiond.config import Settings
+from provisiond.errors import RenderError
+from provisiond.inventory.resolve import ResolvedHost
+from provisiond.media.fetch import MediaError
+from provisiond.media.images import MIB, Extents, read_map
+from provisiond.templating.context import BuildUrls
+from provisiond.templating.quoting import kargs
+from provisiond.templating.release import SEED
+
+WAIT = "action wait\n"
+REBOOT = "action reboot\n"
+_VALUE = re.compile(r"[ -~]+")
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """An image as it is sent: the raw file, its used blocks, and their digest."""
+
+    raw: Path
+    extents: Extents
+    sha256: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the stream."""
+        return sum(count for _, count in self.extents) * MIB
+
+
+def image_source(settings: Settings, host: ResolvedHost) -> ImageSource:
+    """The host's image. Raises NotServable. Blocks (reads the map): call it in a thread."""
+    image = host.image
+    if image is None:
+        raise NotServable(
+            f"host {host.name} has no image: set one with 'provisionctl host update {host.name} --image NAME'"
+        )
+    raw = settings.state.image_dir / image.path
+    if image.format != "raw" or not raw.is_file():
+        raise NotServable(
+            f"image {image.name} of host {host.name} has no raw file at {raw}: provisionctl image add {image.name} again"
+        )
+    try:
+        return ImageSource(raw, read_map(raw), image.sha256)
+    except MediaError as error:
+        raise NotServable(str(error)) from error
+
+
+def image_plan(host: ResolvedHost, source: ImageSource, urls: BuildUrls) -> str:
+    """Write the image. Raises RenderError when a parameter cannot stand in a plan.
+
+    Parameters of the host: `disk` (a device, or none for the first that is large enough) and `finish` (kexec or reboot); of
+    the image: `root_label` (default root) and `kernel_arguments`.
+    """
+    own, image = host.parameters, host.image.parameters if host.image else {}
+    label, finish = str(image.get("root_label", "root")), str(own.get("finish", "kexec"))
+    if finish not in {"kexec", "reboot"}:
+        raise RenderError(
+            "plan",
+            f"parameter 'finish' of host {host.name} must be kexec or reboot, not {finish!r}",
+            key="finish",
+        )
+    disk = own.get("disk")
+    console = own.get("serial_console", "ttyS0,115200n8")
+    lines: dict[str, str] = {
+        "action": "image",
+        "disk": ("auto" if disk is None else disk if str(disk).startswith("/dev/") else f"/dev/{disk}"),
+        "image": f"{urls.base}/image",
+        "map": f"{urls.base}/map",
+        "bytes": str(source.size),
+        "sha256": source.sha256,
+        "rootlabel": label,
+        "seed": " ".join(SEED),
+        "finish": finish,
+        "cmdline": " ".join([f"root=LABEL={label}", "ro", *_arguments(host, image)]),
+    }
+    if isinstance(console, str):
+        lines["serial"] = console.partition(",")[0]
+    for key, value in lines.items():
+        if not _VALUE.fullmatch(str(value)):
+            raise RenderError(
+                "plan",
+                f"{key} of host {host.name} holds a line break or another character no plan can hold",
+                key=key,
+            )
+    return "".join(f"{key} {value}\n" for key, value in lines.items())
+
+
+def _arguments(host: ResolvedHost, image: Mapping[str, object]) -> list[str]:
+    """Kernel arguments of the first start, when the ramdisk starts the new kernel itself."""
+    console = host.parameters.get("serial_console", "ttyS0,115200n8")
+    words: list[object] = ["console=tty0", f"console={console}"] if isinstance(console, str) else []
+    for several in (image.get("kernel_arguments", ()), host.parameters.get("kernel_arguments", ())):
+        words += several if isinstance(several, list | tuple) else []
+    try:
+        return [kargs(word) for word in words]
+    except ValueError as error:
+        raise RenderError(
+            "plan", f"kernel_arguments of host {host.name}: {error}", key="kernel_arguments"
+        ) from None
+
+
+def plan_for(boot: Boot, *, built: bool) -> str | None:
+    """The plan of a machine that is not to write an image now; None: it is."""
+    if boot is Boot.IMAGE:
+        return None
+    return REBOOT if built else WAIT
