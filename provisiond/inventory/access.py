@@ -49,6 +49,11 @@ class Principal:
     name: str
     role: Role
 
+    @property
+    def actor(self) -> str:
+        """As the history names them."""
+        return f"user:{self.name}"
+
 
 @dataclass
 class _Cache:
