@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from statistics import median
 from typing import Any, Literal
 
 from pydantic import Field
 
 from provisiond.api.deps import ApiDeps
 from provisiond.errors import FieldError, Invalid
+from provisiond.inventory import history
 from provisiond.inventory.access import Principal
 from provisiond.inventory.fields import Line
 from provisiond.inventory.hosts import get_host
 from provisiond.inventory.shapes import HostView, Request, View
 from provisiond.lifecycle import intents, table
 
+_LOOK_BACK = 2000  # changes of state
+_ONWARD = ("", table.DONE)  # the causes of a change that nobody asked for
 VERBS = (*intents.Verb, "lock", "unlock", "maintenance")
 
 
@@ -45,6 +50,12 @@ class LifecycleView(View):
     transitions: list[Transition]
     resting: list[str]
     limits: dict[str, float]
+
+
+class DurationsView(View):
+    """Seconds hosts lately spent in each state on their way on: the median of those that came through."""
+
+    states: dict[str, float]
 
 
 async def act_on_host(deps: ApiDeps, name: str, verb: str, body: ActionBody, who: Principal) -> HostView:
@@ -79,3 +90,18 @@ async def show_lifecycle() -> LifecycleView:
         resting=sorted(map(str, table.RESTING)),
         limits={str(state): limit.total_seconds() / 60 for state, limit in table.LIMITS.items()},
     )
+
+
+async def show_durations(deps: ApiDeps) -> DurationsView:
+    """For clients that show how much time is left. States nobody went through lately are missing."""
+    events = await history.list_events(deps.store, None, 0, _LOOK_BACK, newest=True, kind="state.changed")
+    entered: dict[str, tuple[str, datetime]] = {}
+    spent: dict[str, list[float]] = {}
+    for event in events:
+        if event.host_id is None:
+            continue
+        before = entered.get(event.host_id)
+        if before is not None and before[0] == event.data.get("from") and event.cause in _ONWARD:
+            spent.setdefault(before[0], []).append((event.at - before[1]).total_seconds())
+        entered[event.host_id] = (str(event.data.get("to", "")), event.at)
+    return DurationsView(states={state: round(median(times), 3) for state, times in sorted(spent.items())})

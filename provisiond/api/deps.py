@@ -10,9 +10,11 @@ from provisiond.inventory.access import Principal
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.lifecycle.consoles import Consoles
+from provisiond.media.jobs import MediaJobs
 from provisiond.observe.follow import History
 from provisiond.observe.health import Check
 from provisiond.observe.metrics import Metrics
+from provisiond.templating.release import Renderings
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class ApiDeps:
     history: History
     metrics: Metrics
     consoles: Consoles
+    media: MediaJobs
+    renderings: Renderings
+    boot_url: str
     checks: dict[str, Check] = field(default_factory=dict)
 
     async def authenticate(self, token: str) -> Principal:

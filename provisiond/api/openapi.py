@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from provisiond.api.problems import Problem
 from provisiond.api.routing import PREFIX, Route, Signature, read_signature
 
 _REF = "#/components/schemas/{model}"
+_PATTERN = re.compile(r":[^}]*}")
 _HEADERS = {
     "if_match": (
         "If-Match",
@@ -43,7 +45,7 @@ def describe(routes: Sequence[Route], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route, signature in signatures.items():
         operation = _operation(route, signature, inputs)
-        paths.setdefault(PREFIX + route.path, {})[route.method.lower()] = operation
+        paths.setdefault(PREFIX + _PATTERN.sub("}", route.path), {})[route.method.lower()] = operation
     document = {
         "openapi": "3.1.0",
         "info": {

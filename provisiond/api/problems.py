@@ -28,6 +28,7 @@ from provisiond.errors import (
     StaleWrite,
     Unsupported,
 )
+from provisiond.media.fetch import MediaError
 
 log = structlog.get_logger(__name__)
 CONTENT_TYPE = "application/problem+json"
@@ -38,6 +39,7 @@ _STATUS: list[tuple[type[ProvisiondError], int]] = [
     (Conflict, 409),
     (StaleWrite, 409),
     (RenderError, 422),
+    (MediaError, 422),
     (Unsupported, 422),
     (DriverRejected, 502),
     (DriverUnavailable, 503),
@@ -126,7 +128,9 @@ def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
     """Pydantic's errors as ours, in sentences and without the offending input (it may be a secret)."""
     found = []
     for one in error.errors(include_url=False, include_input=False, include_context=False):
-        path = prefix + ".".join(str(part) for part in one["loc"] if not str(part).startswith("function-"))
+        path = prefix + ".".join(
+            str(part) for part in one["loc"] if not str(part).startswith(("function-", "~"))
+        )
         found.append(FieldError(path.rstrip(".") or "body", _say(one["type"], one["msg"])))
     return found
 

@@ -1,7 +1,7 @@
 """Typed handlers: a route's parameters and answer are read from its handler's signature, once, when the app is made.
 
 A handler is an async function. Its parameters are found by name: ``deps`` (what the daemon handed in), ``who`` (the Principal),
-``query`` and ``body`` (pydantic models), ``request`` (aiohttp's, for streams), ``if_match`` (a version, or None),
+``query`` and ``body`` (pydantic models), ``request`` (aiohttp's, for streams), ``if_match`` (the header, or None),
 ``idempotency`` (Once or None); any other name stands in the path. It returns a model, an ``Answer``, None (204) or a response.
 A request goes through in this order: token, role, size, depth, parse, validate, handle; so strangers' bodies are never read.
 """
@@ -33,7 +33,6 @@ _SPECIAL = {"deps", "who", "query", "body", "request", "if_match", "idempotency"
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_VERSION = re.compile(r'(?:W/)?"?(\d{1,18})"?')
 
 
 class Caller(Protocol):
@@ -170,7 +169,7 @@ def _endpoint(
         if "request" in specials:
             arguments["request"] = request
         if "if_match" in specials:
-            arguments["if_match"] = _if_match(request)
+            arguments["if_match"] = request.headers.get("If-Match")
         if "idempotency" in specials:
             arguments["idempotency"] = _once(request, raw)
         return encode(await handler(**arguments), route.status)
@@ -253,15 +252,6 @@ def _query(request: web.Request) -> dict[str, Any]:
     return {
         name: (values if len(values) > 1 else values[0]) for name in query if (values := query.getall(name))
     }
-
-
-def _if_match(request: web.Request) -> int | None:
-    header = request.headers.get("If-Match", "").strip()
-    if header in ("", "*"):
-        return None
-    if not (match := _VERSION.fullmatch(header)):
-        raise Refused(412, f"If-Match {header} is no ETag of ours; send the ETag of the host as you read it")
-    return int(match[1])
 
 
 def _once(request: web.Request, raw: bytes) -> Once | None:

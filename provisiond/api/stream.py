@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
-from pydantic_core import to_json
 
 from provisiond.api.problems import Refused
-from provisiond.inventory.tables import Event
+from provisiond.inventory.shapes import EventView
 from provisiond.observe.follow import History
 
 BEAT = 15.0  # seconds of silence after which a comment is sent, so that both sides notice a dead connection
-
-
-def event_view(event: Event) -> dict[str, Any]:
-    """An event as the API shows it."""
-    return {
-        "id": event.id,
-        "at": event.at,
-        "host": event.host_name,
-        "host_id": event.host_id,
-        "deployment_id": event.deployment_id,
-        "kind": event.kind,
-        "state": event.state,
-        "step": event.step,
-        "attempt": event.attempt,
-        "duration_ms": event.duration_ms,
-        "actor": event.actor,
-        "cause": event.cause,
-        "message": event.message,
-        "data": event.data,
-    }
 
 
 def resume_point(request: web.Request, after: int | None) -> int | None:
@@ -69,9 +46,5 @@ async def send_events(
     return response
 
 
-def _frame(event: Event) -> bytes:
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (
-        event.id or 0,
-        event.kind.encode(),
-        to_json(event_view(event)),
-    )
+def _frame(event: EventView) -> bytes:
+    return f"id: {event.id}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n".encode()

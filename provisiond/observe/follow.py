@@ -14,15 +14,21 @@ from dataclasses import dataclass, field
 
 import structlog
 from sqlalchemy import select, text
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col, func
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import func
 
+from provisiond.inventory import history
+from provisiond.inventory.shapes import EventView
 from provisiond.inventory.store import EVENTS, Store, is_transient
-from provisiond.inventory.tables import Event
+from provisiond.inventory.tables import Event, table
 
 log = structlog.get_logger(__name__)
+_event = table(Event)
 _PAGE = 500
-_BACKLOG = 2000  # events a watcher may be behind before it reads them from the database instead of from memory
+_BACKLOG = (
+    2000  # events a watcher may be behind before it reads them from the database instead of from memory
+)
+_GATHER = 0.01  # seconds to let more events come before they are read
 _SWEEP = 5.0  # seconds between two looks when nobody woke us: a safety net
 
 
@@ -31,7 +37,7 @@ class Watcher:
     """One who watches: all events, or those of one host."""
 
     host_id: str | None
-    pending: list[Event] = field(default_factory=list)
+    pending: list[EventView] = field(default_factory=list)
     overrun: bool = False
     signal: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -42,16 +48,16 @@ class History:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._watchers: set[Watcher] = set()
-        self._listeners: list[Callable[[Sequence[Event]], None]] = []
+        self._listeners: list[Callable[[Sequence[EventView]], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self.last = 0  # every event up to this id has been handed out
 
     async def start(self) -> None:
         """Begin at the end of the history."""
-        async with self._store.read() as session:
-            horizon = await self._snapshot_end(session)
-            last = (await session.execute(select(func.max(Event.id)))).scalar() or 0
+        async with self._store.connect() as connection:
+            horizon = await self._snapshot_end(connection)
+            last = (await connection.execute(select(func.max(_event.c.id)))).scalar() or 0
         await self._wait_for(horizon)
         self.last = last
         self._task = asyncio.create_task(self._follow(), name="history-follow")
@@ -67,23 +73,28 @@ class History:
                 await self._task
 
     @property
+    def closed(self) -> bool:
+        """Whether the daemon is stopping; long answers end then."""
+        return self._closing.is_set()
+
+    @property
     def watchers(self) -> int:
         return len(self._watchers)
 
-    def listen(self, listener: Callable[[Sequence[Event]], None]) -> None:
+    def listen(self, listener: Callable[[Sequence[EventView]], None]) -> None:
         """Call ``listener`` with every batch of new events (for counters; it must be quick)."""
         self._listeners.append(listener)
 
     async def watch(
         self, *, after: int | None = None, host_id: str | None = None, beat: float = 15.0
-    ) -> AsyncIterator[list[Event]]:
+    ) -> AsyncIterator[list[EventView]]:
         """Batches of events with an id above ``after`` (None: only what comes from now on), for ever.
 
         An empty batch means that nothing happened for ``beat`` seconds. Ends when the follower is closed.
         """
         watcher = Watcher(host_id)
         self._watchers.add(watcher)
-        sent = self.last if after is None else after
+        sent = self.last if after is None else min(after, self.last)
         try:
             watcher.overrun = sent < self.last
             while not self._closing.is_set():
@@ -94,13 +105,13 @@ class History:
                     upto = self.last
                     while sent < upto:
                         events = await self._page(sent, upto, host_id)
-                        sent = int(events[-1].id or 0) if len(events) == _PAGE else upto
+                        sent = events[-1].id if len(events) == _PAGE else upto
                         if events:
                             yield events
                     continue
-                if batch := [e for e in watcher.pending if (e.id or 0) > sent]:
+                if batch := [e for e in watcher.pending if e.id > sent]:
                     watcher.pending = []
-                    sent = int(batch[-1].id or 0)
+                    sent = batch[-1].id
                     yield batch
                     continue
                 watcher.pending = []
@@ -117,6 +128,8 @@ class History:
             while True:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(signal.wait(), _SWEEP)
+                if signal.is_set():
+                    await asyncio.sleep(_GATHER)
                 signal.clear()
                 try:
                     while events := await self._next():
@@ -129,8 +142,8 @@ class History:
         finally:
             self._store.unsubscribe(EVENTS, signal)
 
-    def _hand_out(self, events: list[Event]) -> None:
-        self.last = int(events[-1].id or 0)
+    def _hand_out(self, events: list[EventView]) -> None:
+        self.last = events[-1].id
         for listener in self._listeners:
             listener(events)
         for watcher in self._watchers:
@@ -144,39 +157,42 @@ class History:
                 watcher.pending += mine
             watcher.signal.set()
 
-    async def _next(self) -> list[Event]:
+    async def _next(self) -> list[EventView]:
         events = await self._page(self.last, None, None)
         if self._store.sqlite or not events:
             return events
-        ids = [int(e.id or 0) for e in events]
+        ids = [e.id for e in events]
         if ids[-1] - self.last == len(ids):
             return events
-        async with self._store.read() as session:
-            horizon = await self._snapshot_end(session)
+        async with self._store.connect() as connection:
+            horizon = await self._snapshot_end(connection)
         await self._wait_for(horizon)
         upto = ids[-1]
         return await self._page(self.last, upto, None)
 
-    async def _page(self, after: int, upto: int | None, host_id: str | None) -> list[Event]:
-        query = select(Event).where(col(Event.id) > after).order_by(col(Event.id)).limit(_PAGE)
+    async def _page(self, after: int, upto: int | None, host_id: str | None) -> list[EventView]:
+        query = select(_event).where(_event.c.id > after).order_by(_event.c.id).limit(_PAGE)
         if upto is not None:
-            query = query.where(col(Event.id) <= upto)
+            query = query.where(_event.c.id <= upto)
         if host_id is not None:
-            query = query.where(col(Event.host_id) == host_id)
-        async with self._store.read() as session:
-            return list((await session.execute(query)).scalars())
+            query = query.where(_event.c.host_id == host_id)
+        async with self._store.connect() as connection:
+            return [history.view(row) for row in await connection.execute(query)]
 
-    async def _snapshot_end(self, session: AsyncSession) -> int | None:
+    async def _snapshot_end(self, connection: AsyncConnection) -> int | None:
         """The first transaction id not yet given out (PostgreSQL manual, 9.27.6, pg_snapshot_xmax)."""
         if self._store.sqlite:
             return None
-        return (await session.execute(text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))).scalar_one()  # type: ignore[no-any-return]
+        end = await connection.execute(text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))
+        return int(end.scalar_one())
 
     async def _wait_for(self, horizon: int | None) -> None:
         """Until every transaction older than ``horizon`` has ended."""
         while horizon is not None:
             await asyncio.sleep(0.02)
-            async with self._store.read() as session:
-                oldest = await session.execute(text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
+            async with self._store.connect() as connection:
+                oldest = await connection.execute(
+                    text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+                )
                 if oldest.scalar_one() >= horizon:
                     return

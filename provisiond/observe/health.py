@@ -52,10 +52,14 @@ def add_routes(app: web.Application, checks: dict[str, Check], metrics: Metrics)
     async def readyz(_request: web.Request) -> web.Response:
         answers = await run_checks(checks)
         ready = all(answer == "ok" for answer in answers.values())
-        return web.json_response({"status": "ok" if ready else "not ready", "checks": answers}, status=200 if ready else 503)
+        return web.json_response(
+            {"status": "ok" if ready else "not ready", "checks": answers}, status=200 if ready else 503
+        )
 
     async def show_metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=await metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return web.Response(
+            body=await metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
 
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)

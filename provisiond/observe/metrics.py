@@ -13,8 +13,9 @@ from prometheus_client.process_collector import ProcessCollector
 from sqlalchemy import select
 from sqlmodel import col, func
 
+from provisiond.inventory.shapes import EventView
 from provisiond.inventory.store import Store
-from provisiond.inventory.tables import Event, Host, utcnow
+from provisiond.inventory.tables import Host, utcnow
 
 Source = Callable[[], Mapping[str, float]]
 _STEP_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600)
@@ -30,15 +31,31 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._sources: list[tuple[str, Source, dict[str, Gauge]]] = []
         self._hosts = Gauge("provisiond_hosts", "Hosts by state.", ["state"], registry=self.registry)
-        self._failed = Gauge("provisiond_hosts_failed", "Hosts whose failure stands, by state.", ["state"], registry=self.registry)
-        self._overdue = Gauge("provisiond_hosts_overdue", "Hosts past the time their state allows.", registry=self.registry)
+        self._failed = Gauge(
+            "provisiond_hosts_failed",
+            "Hosts whose failure stands, by state.",
+            ["state"],
+            registry=self.registry,
+        )
+        self._overdue = Gauge(
+            "provisiond_hosts_overdue", "Hosts past the time their state allows.", registry=self.registry
+        )
         self._due = Gauge("provisiond_hosts_due", "Hosts that wait for a worker now.", registry=self.registry)
-        self._events = Counter("provisiond_events", "Lines of the history, by kind.", ["kind"], registry=self.registry)
+        self._events = Counter(
+            "provisiond_events", "Lines of the history, by kind.", ["kind"], registry=self.registry
+        )
         self._failures = Counter(
-            "provisiond_step_failures", "Tries of a step that failed.", ["state", "step"], registry=self.registry
+            "provisiond_step_failures",
+            "Tries of a step that failed.",
+            ["state", "step"],
+            registry=self.registry,
         )
         self._steps = Histogram(
-            "provisiond_step_seconds", "How long steps took.", ["state", "step"], buckets=_STEP_SECONDS, registry=self.registry
+            "provisiond_step_seconds",
+            "How long steps took.",
+            ["state", "step"],
+            buckets=_STEP_SECONDS,
+            registry=self.registry,
         )
         self._requests = Histogram(
             "provisiond_api_seconds", "Time from a request's head to its answer.", ["method", "route", "status"],
@@ -54,7 +71,7 @@ class Metrics:
             child = self._request_children[key] = self._requests.labels(method, route, str(status))
         child.observe(seconds)
 
-    def count_events(self, events: Sequence[Event]) -> None:
+    def count_events(self, events: Sequence[EventView]) -> None:
         """Count new lines of the history (a listener of ``follow.History``)."""
         for event in events:
             self._events.labels(event.kind).inc()
@@ -73,16 +90,22 @@ class Metrics:
         for prefix, read, gauges in self._sources:
             for name, value in read().items():
                 if name not in gauges:
-                    gauges[name] = Gauge(f"provisiond_{prefix}_{name}", f"{name} of {prefix}.", registry=self.registry)
+                    gauges[name] = Gauge(
+                        f"provisiond_{prefix}_{name}", f"{name} of {prefix}.", registry=self.registry
+                    )
                 gauges[name].set(value)
         return generate_latest(self.registry)
 
     async def _look(self) -> None:
         async with self._store.read() as session:
-            by_state = (await session.execute(select(col(Host.state), func.count()).group_by(col(Host.state)))).all()
+            by_state = (
+                await session.execute(select(col(Host.state), func.count()).group_by(col(Host.state)))
+            ).all()
             failed = (
                 await session.execute(
-                    select(col(Host.state), func.count()).where(col(Host.failure).isnot(None)).group_by(col(Host.state))
+                    select(col(Host.state), func.count())
+                    .where(col(Host.failure).isnot(None))
+                    .group_by(col(Host.state))
                 )
             ).all()
             now = utcnow()

@@ -1,0 +1,5 @@
+"""stub"""
+
+from provisiond.api.routing import Route
+
+ROUTES: list[Route] = []

@@ -1,0 +1,102 @@
+"""Installation media and disk images: an import is started here and runs in the daemon; what is shown is how far it is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from provisiond.api.deps import ApiDeps
+from provisiond.api.hosts import Page
+from provisiond.errors import NotFound
+from provisiond.inventory.access import Principal
+from provisiond.inventory.fields import Line, Name, Word
+from provisiond.inventory.shapes import Architecture, Request, View
+from provisiond.media.images import ImageRequest
+from provisiond.media.jobs import Job, MediumWish
+
+Sha256 = Field("", pattern=r"^([0-9a-f]{64})?$", description="What the source must have, in lower-case hex.")
+
+
+class MediumImport(Request):
+    """Take an installer's kernel and initrd. ``source``: a mirror's URL, a directory or an ISO on the daemon's machine."""
+
+    name: Name
+    operating_system: Name
+    architecture: Architecture = "x86_64"
+    source: Line = ""
+    mirror: Line = ""
+    sha256: str = Sha256
+    unverified: bool = Field(False, description="Take it although nothing vouches for it.")
+
+
+class ImageImport(Request):
+    """Take a disk image. ``format`` is said, never guessed; ``user`` is whom handover logs in as."""
+
+    name: Name
+    source: Line = Field(min_length=1)
+    format: Literal["raw", "qcow2"]
+    sha256: str = Sha256
+    operating_system: Name | None = None
+    architecture: Architecture = "x86_64"
+    user: Word = "root"
+
+
+class ImportView(View):
+    """An import: ``state`` is running, done or failed; ``done`` and ``total`` count bytes of ``what`` is being done."""
+
+    id: str
+    kind: str
+    name: str
+    state: str
+    what: str
+    done: int
+    total: int | None
+    message: str
+    started_at: datetime
+    ended_at: datetime | None
+
+
+async def import_medium(deps: ApiDeps, body: MediumImport, who: Principal) -> ImportView:
+    """Begins at once; look at `/imports/{id}` until it is done or failed. An existing medium is taken afresh."""
+    wish = MediumWish(
+        name=body.name,
+        operating_system=body.operating_system,
+        architecture=body.architecture,
+        source=body.source,
+        mirror=body.mirror,
+        sha256=body.sha256,
+        unverified=body.unverified,
+    )
+    return _view(await deps.media.start_medium(wish, actor=who.actor))
+
+
+async def import_image(deps: ApiDeps, body: ImageImport, who: Principal) -> ImportView:
+    """Begins at once; look at `/imports/{id}` until it is done or failed. An existing image is replaced when it is there."""
+    request = ImageRequest(name=body.name, source=body.source, format=body.format, sha256=body.sha256)
+    job = await deps.media.start_image(
+        request,
+        operating_system=body.operating_system,
+        architecture=body.architecture,
+        user=body.user,
+        actor=who.actor,
+    )
+    return _view(job)
+
+
+async def list_imports(deps: ApiDeps) -> Page[ImportView]:
+    """Those that run and the last hundred that ran, oldest first; gone when the daemon restarts."""
+    return Page(items=[_view(job) for job in deps.media.all()])
+
+
+async def show_import(deps: ApiDeps, id: str) -> ImportView:
+    """How far it is."""
+    job = deps.media.get(id)
+    if job is None:
+        raise NotFound("import", id)
+    return _view(job)
+
+
+def _view(job: Job) -> ImportView:
+    return ImportView(**{name: getattr(job, name) for name in ImportView.model_fields})

@@ -1,0 +1,138 @@
+"""Templates of the current release, and what one of them makes for a host, with its secrets masked."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field
+
+from provisiond.api.deps import ApiDeps
+from provisiond.errors import NotFound
+from provisiond.inventory.fields import Line
+from provisiond.inventory.hosts import get_host
+from provisiond.inventory.resolve import ResolvedHost, resolve_host
+from provisiond.inventory.shapes import Request, View
+from provisiond.templating.catalogue import Catalogue
+from provisiond.templating.context import BootFiles, BuildUrls, build_context
+
+_SECRET = re.compile(r"passw|passphrase|secret|token|private|credential|(^|_)psk", re.IGNORECASE)
+MASK = "MASKED"
+
+
+class TemplateView(View):
+    """A template: ``families`` and ``versions`` empty means all."""
+
+    id: str
+    kind: str
+    about: str
+    families: list[str]
+    versions: list[str]
+    parameters: dict[str, Any]
+
+
+class TemplateText(TemplateView):
+    text: str
+
+
+class ReleaseView(View):
+    """The release that new builds are pinned to."""
+
+    digest: str
+    git_commit: str | None
+    templates: list[TemplateView]
+
+
+class RenderQuery(Request):
+    """``kind`` is a template's kind (user-data, preseed, ipxe-installer ...) or its id."""
+
+    kind: Line = Field(min_length=1)
+
+
+class Rendered(View):
+    host: str
+    template: str
+    text: str
+
+
+class MergedParameters(View):
+    """``origins`` maps the dotted path of every value to its place, such as `group web`."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+
+
+async def list_templates(deps: ApiDeps) -> ReleaseView:
+    """Of the current release."""
+    catalogue = (await deps.renderings.renderer()).catalogue
+    return ReleaseView(
+        digest=catalogue.digest,
+        git_commit=catalogue.git_commit,
+        templates=[TemplateView(**_facts(catalogue, path)) for path in catalogue.headers],
+    )
+
+
+async def show_template(deps: ApiDeps, id: str) -> TemplateText:
+    """With its text."""
+    catalogue = (await deps.renderings.renderer()).catalogue
+    if id not in catalogue.files:
+        raise NotFound("template", id)
+    return TemplateText(**_facts(catalogue, id), text=catalogue.files[id])
+
+
+async def render_for_host(deps: ApiDeps, name: str, query: RenderQuery) -> Rendered:
+    """The exact text, but for the build's token and parameters that look like secrets by their names: those are masked."""
+    host = _masked(await _resolve(deps, name))
+    renderer = await deps.renderings.renderer(host.release_id)
+    system = host.operating_system
+    template = query.kind
+    if template not in renderer.catalogue.files:
+        template = renderer.find(query.kind, *((system.family, system.version) if system else ("", "")))
+    urls = BuildUrls.of(deps.boot_url, MASK)
+    boot = BootFiles(
+        mac=host.mac or "", why="rendered to be looked at", kernel="KERNEL", initrd="INITRD", url=urls.base
+    )
+    text = await asyncio.to_thread(renderer.render, template, build_context(host, urls, boot=boot))
+    return Rendered(host=host.name, template=template, text=text)
+
+
+async def show_parameters(deps: ApiDeps, name: str) -> MergedParameters:
+    """What the templates and the handover see, merged from everywhere, and from where each value came."""
+    host = _masked(await _resolve(deps, name))
+    return MergedParameters(values=host.merged.values, origins=host.merged.origins)
+
+
+async def _resolve(deps: ApiDeps, name: str) -> ResolvedHost:
+    view = await get_host(deps.store, name)
+    async with deps.store.read() as session:
+        return await resolve_host(session, view.id)
+
+
+def mask(value: Any, name: str = "") -> Any:
+    """``value`` with every text masked whose name says that it is a secret."""
+    if isinstance(value, dict):
+        return {key: mask(inner, name if _SECRET.search(name) else str(key)) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [mask(inner, name) for inner in value]
+    if isinstance(value, str) and value and _SECRET.search(name):
+        return "$6$masked$masked" if value.startswith("$") else MASK
+    return value
+
+
+def _masked(host: ResolvedHost) -> ResolvedHost:
+    return replace(host, merged=replace(host.merged, values=mask(dict(host.merged.values))))
+
+
+def _facts(catalogue: Catalogue, path: str) -> dict[str, Any]:
+    header = catalogue.headers[path]
+    parameters = {name: parameter.model_dump(mode="json") for name, parameter in header.parameters.items()}
+    return {
+        "id": path,
+        "kind": header.kind,
+        "about": header.about,
+        "families": list(header.families),
+        "versions": list(header.versions),
+        "parameters": parameters,
+    }
