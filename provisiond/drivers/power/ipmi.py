@@ -115,12 +115,10 @@ def _set_boot(
     supermicro = vendor == "supermicro" or (
         not vendor and target.uefi and commands.is_supermicro(session, link)
     )
-    if not commands.write_boot(session, device, once=once, uefi=target.uefi, supermicro=supermicro):
-        if not link.memory.setdefault("told_timeout", False):
-            link.memory["told_timeout"] = True
-            log.info(
-                "power.boot_timeout_stays",
-                host=target.host,
-                reason="the BMC refuses to switch off the 60 s life of boot flags",
-            )
+    lasting = commands.write_boot(session, device, once=once, uefi=target.uefi, supermicro=supermicro)
+    if not lasting and not link.memory.setdefault("told_timeout", False):
+        link.memory["told_timeout"] = True
+        log.info(
+            "power.boot_timeout_stays", host=target.host, reason="the BMC keeps its 60 s life of boot flags"
+        )
     return commands.read_boot(session, link)

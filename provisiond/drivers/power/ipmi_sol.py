@@ -137,9 +137,10 @@ class _Console:
     def _alive(self, answer: dict[str, object]) -> None:
         self._session.incommand = False
         data = answer.get("data")
-        if isinstance(data, bytearray) and len(data) >= 4 and not answer.get("code"):
-            if int.from_bytes(data[:4], "little") not in (self._session.sessionid, self._session.localsid):
-                self._session._mark_broken("another client took the serial console over")
+        if answer.get("code") or not isinstance(data, bytearray) or len(data) < 4:
+            return  # it does not know the question; the console lives as long as the session
+        if int.from_bytes(data[:4], "little") not in (self._session.sessionid, self._session.localsid):
+            self._session._mark_broken("another client took the serial console over")
 
     def _packet(self, payload: bytearray) -> None:
         """One packet (table 15-2): sequence, acknowledged sequence, accepted count, status, characters."""
