@@ -1,8 +1,9 @@
 """Virtual machines that are only noted down: for tests of everything above, and for trying provisiond without a hypervisor.
 
-Targets are ``fake://`` (in the memory of the driver; what follows tells hypervisors apart) or ``fake:///directory`` (files, which
-outlive the daemon: ``machines/UUID.json`` and ``disks/UUID-N``, each put in place by one rename, and ``calls.jsonl``, a line for
-each effect). Options in the URI's query: ``latency`` seconds per call, ``fail`` chance of DriverUnavailable per call (0 to 1).
+Targets are ``fake://`` (in the memory of the driver; what follows tells hypervisors apart) or ``fake:///directory`` (files,
+which outlive the daemon: ``machines/UUID.json``, ``names/NAME`` and ``disks/UUID/N``, each put in place by one rename, and
+``calls.jsonl``, a line for each effect). Options in the URI's query: ``latency`` seconds per call, ``fail`` chance of
+DriverUnavailable per call (0 to 1).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +29,13 @@ class Files:
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
-        self._memory: dict[str, str] = {}
+        self._memory: dict[str, dict[str, str]] = {}  # by folder
 
     def read(self, name: str) -> Any:
         """What was written there; None if nothing was."""
         if self._directory is None:
-            text = self._memory.get(name)
+            folder, _, leaf = name.rpartition("/")
+            text = self._memory.get(folder, {}).get(leaf)
         else:
             try:
                 text = (self._directory / name).read_text()
@@ -42,7 +45,8 @@ class Files:
 
     def write(self, name: str, content: Any) -> None:
         if self._directory is None:
-            self._memory[name] = json.dumps(content)
+            folder, _, leaf = name.rpartition("/")
+            self._memory.setdefault(folder, {})[leaf] = json.dumps(content)
             return
         path = self._directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,21 +55,27 @@ class Files:
         new.replace(path)
 
     def remove(self, name: str) -> bool:
-        """Whether it was there."""
+        """Whether it was there. A folder goes with the last that was in it."""
+        folder, _, leaf = name.rpartition("/")
         if self._directory is None:
-            return self._memory.pop(name, None) is not None
+            found = self._memory.get(folder, {}).pop(leaf, None) is not None
+            if not self._memory.get(folder, True):
+                del self._memory[folder]
+            return found
         try:
             (self._directory / name).unlink()
         except FileNotFoundError:
             return False
+        with contextlib.suppress(OSError):
+            (self._directory / folder).rmdir()
         return True
 
-    def names(self, under: str) -> list[str]:
-        """Names in a folder, sorted, half-written ones left out."""
+    def names(self, folder: str) -> list[str]:
+        """What is in a folder, sorted, half-written ones left out."""
         if self._directory is None:
-            return sorted(n.removeprefix(f"{under}/") for n in self._memory if n.startswith(f"{under}/"))
+            return sorted(self._memory.get(folder, ()))
         with contextlib.suppress(FileNotFoundError):
-            return sorted(n for n in os.listdir(self._directory / under) if not n.startswith("."))  # noqa: PTH208
+            return sorted(n for n in os.listdir(self._directory / folder) if not n.startswith("."))  # noqa: PTH208
         return []
 
     def note(self, call: dict[str, Any]) -> None:
@@ -78,7 +88,7 @@ class Files:
 
 @dataclass
 class FakeCompute:
-    """The driver. ``calls`` is every call so far as (name, hypervisor, uuid); ``fail_next`` errors are raised first, one a call.
+    """The driver. ``calls`` is the last 10,000 as (name, hypervisor, uuid); ``fail_next`` errors are raised first, one a call.
 
     ``crash_after`` names a stage of ensure or destroy (``defined``, ``disks``, ``stopped``, ``removed``) after which the
     call ends in CancelledError, once: as if the daemon had been killed there.
@@ -87,7 +97,7 @@ class FakeCompute:
     latency: float = 0.0
     fail: float = 0.0
     crash_after: str = ""
-    calls: list[tuple[str, str, str]] = field(default_factory=list)
+    calls: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=10_000))
     fail_next: list[DriverError] = field(default_factory=list)
     _hypervisors: dict[str, Files] = field(default_factory=dict, repr=False)
     _listeners: list[tuple[str, asyncio.Queue[MachineEvent]]] = field(default_factory=list, repr=False)
@@ -99,13 +109,13 @@ class FakeCompute:
         files = await self._call("ensure", target, spec.uuid)
         row = files.read(f"machines/{spec.uuid}.json")
         if row is None:
-            for name in files.names("machines"):
-                other = files.read(f"machines/{name}")
-                if other is not None and other["name"] == spec.name:
-                    raise DriverRejected(
-                        f"hypervisor {target.name} has another machine named {spec.name!r} (UUID {other['uuid']}); "
-                        "rename or remove it there, or give the host another name"
-                    )
+            other = files.read(f"names/{spec.name}")
+            if other not in (None, spec.uuid) and files.read(f"machines/{other}.json") is not None:
+                raise DriverRejected(
+                    f"hypervisor {target.name} has another machine named {spec.name!r} (UUID {other}); "
+                    "rename or remove it there, or give the host another name"
+                )
+            files.write(f"names/{spec.name}", spec.uuid)
         elif not row["ours"]:
             raise DriverRejected(
                 f"hypervisor {target.name} has a machine {spec.uuid} that provisiond did not make"
@@ -127,8 +137,10 @@ class FakeCompute:
         self._crash("defined")
         if was_running:
             self._tell(target, spec.uuid, "stopped")
+        for leftover in files.names(f"disks/{spec.uuid}"):
+            files.remove(f"disks/{spec.uuid}/{leftover}")
         for number, disk in enumerate(spec.disks):
-            files.write(f"disks/{spec.uuid}-{number}", {"gib": disk.gib, "image": disk.image, "content": ""})
+            files.write(f"disks/{spec.uuid}/{number}", {"gib": disk.gib, "image": disk.image, "content": ""})
         self._crash("disks")
         row["making"] = False
         files.write(f"machines/{spec.uuid}.json", row)
@@ -147,10 +159,11 @@ class FakeCompute:
             files.write(f"machines/{uuid}.json", {**row, "state": MachineState.STOPPED})
             self._tell(target, uuid, "stopped")
         self._crash("stopped")
-        for name in files.names("disks"):
-            if name.startswith(f"{uuid}-"):
-                files.remove(f"disks/{name}")
+        for number in files.names(f"disks/{uuid}"):
+            files.remove(f"disks/{uuid}/{number}")
         self._crash("removed")
+        if row is not None:
+            files.remove(f"names/{row['name']}")
         if files.remove(f"machines/{uuid}.json"):
             files.note({"call": "removed", "uuid": uuid})
             self._tell(target, uuid, "removed")
@@ -169,8 +182,7 @@ class FakeCompute:
         row = self._ours(files, uuid)
         if row["state"] == MachineState.RUNNING:
             raise DriverRejected(f"machine {row['name']} runs; power it off before a snapshot of its disks")
-        disks = [disk for disk in files.names("disks") if disk.startswith(f"{uuid}-")]
-        row["snapshots"][name] = {disk: files.read(f"disks/{disk}") for disk in disks}
+        row["snapshots"][name] = {n: files.read(f"disks/{uuid}/{n}") for n in files.names(f"disks/{uuid}")}
         files.write(f"machines/{uuid}.json", row)
 
     async def revert(self, target: HypervisorTarget, uuid: str, name: str) -> None:
@@ -178,8 +190,8 @@ class FakeCompute:
         row = self._ours(files, uuid)
         if name not in row["snapshots"]:
             raise DriverRejected(f"machine {row['name']} has no snapshot {name!r}")
-        for disk, content in row["snapshots"][name].items():
-            files.write(f"disks/{disk}", content)
+        for number, content in row["snapshots"][name].items():
+            files.write(f"disks/{uuid}/{number}", content)
         files.write(f"machines/{uuid}.json", {**row, "state": MachineState.STOPPED})
 
     async def console(self, target: HypervisorTarget, uuid: str) -> AsyncIterator[bytes]:
