@@ -32,8 +32,49 @@ _group, _domain, _os, _medium, _image, _flavor, _hypervisor, _release = (
     table(t) for t in (HostGroup, Domain, OperatingSystem, Medium, Image, Flavor, Hypervisor, Release)
 )
 
-_OWN = ["id", "name", "comment", "state", "step", "state_since", "deadline_at", "failure", "failure_kind", "attempts", "version", "wanted", "priority", "power", "power_seen_at", "power_wanted", "locked", "maintenance", "architecture", "firmware", "method", "handover", "serial", "parameters", "created_at", "updated_at"]
-_DEPLOYMENT = ["id", "number", "method", "created_at", "boots", "progress", "progress_text", "built_at", "phoned_home_at", "failed_at", "failure", "ended_at", "outcome"]
+_OWN = [
+    "id",
+    "name",
+    "comment",
+    "state",
+    "step",
+    "state_since",
+    "deadline_at",
+    "failure",
+    "failure_kind",
+    "attempts",
+    "version",
+    "wanted",
+    "priority",
+    "power",
+    "power_seen_at",
+    "power_wanted",
+    "locked",
+    "maintenance",
+    "architecture",
+    "firmware",
+    "method",
+    "handover",
+    "serial",
+    "parameters",
+    "created_at",
+    "updated_at",
+]
+_DEPLOYMENT = [
+    "id",
+    "number",
+    "method",
+    "created_at",
+    "boots",
+    "progress",
+    "progress_text",
+    "built_at",
+    "phoned_home_at",
+    "failed_at",
+    "failure",
+    "ended_at",
+    "outcome",
+]
 _NAMES = {
     "group": _group,
     "domain": _domain,
@@ -66,7 +107,10 @@ _WIDE = (
         _i.c.ip.label("i_ip"),
         _i.c.primary.label("i_primary"),
         _s.c.name.label("i_subnet"),
-        *(_b.c[name].label(f"b_{name}") for name in ("driver", "address", "port", "username", "system", "options")),
+        *(
+            _b.c[name].label(f"b_{name}")
+            for name in ("driver", "address", "port", "username", "system", "options")
+        ),
         (_b.c.secret != "").label("b_has_password"),
         *(_d.c[name].label(f"d_{name}") for name in _DEPLOYMENT),
         _release.c.digest.label("d_release"),
@@ -142,7 +186,9 @@ def _bmc(row: Any) -> BmcView | None:
     if row["b_driver"] is None:
         return None
     fields = {name: row[f"b_{name}"] for name in ("driver", "address", "port", "username", "system")}
-    return BmcView(url=bmc_url(**fields), **fields, options=row["b_options"], has_password=bool(row["b_has_password"]))
+    return BmcView(
+        url=bmc_url(**fields), **fields, options=row["b_options"], has_password=bool(row["b_has_password"])
+    )
 
 
 def _deployment(row: Any) -> DeploymentView | None:
