@@ -83,7 +83,9 @@ async def add_image(settings: Settings, request: ImageRequest, on_progress: OnPr
         fetched.unlink()
         extents, size, digest = await asyncio.to_thread(_measure, raw, on_progress)
         blocks = format_map(extents)
-        whole = hashlib.sha256(f"{digest} {size}\n{blocks}".encode()).hexdigest()  # the same blocks elsewhere are another image
+        whole = hashlib.sha256(
+            f"{digest} {size}\n{blocks}".encode()
+        ).hexdigest()  # the same blocks elsewhere are another image
         final = folder / f"{request.name}-{whole[:16]}.raw"
         map_part.write_text(blocks)
         # the map first: an image without one is not served; a raw file that is there may be the backing of machines

@@ -18,8 +18,9 @@ from sqlmodel import col, select
 
 from provisiond.config import Settings
 from provisiond.errors import Conflict, NotFound
+from provisiond.inventory import history
 from provisiond.inventory.store import EVENTS, Store
-from provisiond.inventory.tables import Event, Image, Medium, OperatingSystem, new_id, utcnow
+from provisiond.inventory.tables import Image, Medium, OperatingSystem, new_id, utcnow
 from provisiond.media.fetch import MediaError
 from provisiond.media.images import ImageFacts, ImageRequest, add_image
 from provisiond.media.installers import InstallerFiles, InstallerRequest, add_medium, forget_old
@@ -260,7 +261,7 @@ async def _image_ready(session: AsyncSession, image: Image, actor: str) -> None:
 
 
 async def _note(session: AsyncSession, kind: str, message: str, actor: str) -> None:
-    session.add(Event(kind=kind, actor=actor, message=message))
+    await history.add(session, kind=kind, actor=actor, message=message)
 
 
 def _told(facts: ImageFacts) -> str:

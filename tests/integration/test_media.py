@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from sqlmodel import SQLModel, select
+from sqlmodel import select
 
 from provisiond.config import Settings, StateSettings
 from provisiond.errors import Conflict, NotFound
@@ -464,29 +464,19 @@ async def test_empty_image(settings: Settings, tmp_path: Path) -> None:
 # --- jobs ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(f"sqlite+aiosqlite:///{tmp_path / 'db'}")
-    await store.open()
-    async with store._writer.begin() as connection:
-        await connection.run_sync(SQLModel.metadata.create_all)
-    yield store
-    await store.close()
-
-
-async def test_import_in_the_background(settings: Settings, store: Store, tmp_path: Path) -> None:
+async def test_import_in_the_background(settings: Settings, sqlite_store: Store, tmp_path: Path) -> None:
     """A medium's row is there at once, ready only when its files are; the history says what vouched for it."""
-    jobs = MediaJobs(settings, store)
+    jobs = MediaJobs(settings, sqlite_store)
     tree = redhat_tree(tmp_path / "tree")
     wish = MediumWish("rocky-9", "rocky-9", source=str(tree), mirror="http://mirror/rocky")
     job = await jobs.start_medium(wish, actor="user:eva")
     with pytest.raises(Conflict):
         await jobs.start_medium(wish, actor="user:eva")
-    async with store.read() as session:
+    async with sqlite_store.read() as session:
         assert (await session.execute(select(Medium))).scalar_one().ready is False
     await asyncio.wait_for(job.finished.wait(), 30)
     assert job.state == "done", job.message
-    async with store.read() as session:
+    async with sqlite_store.read() as session:
         row = (await session.execute(select(Medium))).scalar_one()
         assert row.ready and "treeinfo" in row.verified_by and row.mirror == "http://mirror/rocky"
         events = (await session.execute(select(Event))).scalars().all()
@@ -498,16 +488,18 @@ async def test_import_in_the_background(settings: Settings, store: Store, tmp_pa
     await jobs.close()
 
 
-async def test_failed_import_keeps_what_there_was(settings: Settings, store: Store, tmp_path: Path) -> None:
+async def test_failed_import_keeps_what_there_was(
+    settings: Settings, sqlite_store: Store, tmp_path: Path
+) -> None:
     """A failed import says why in the job and the history, and the medium stays as ready as it was."""
-    jobs = MediaJobs(settings, store)
+    jobs = MediaJobs(settings, sqlite_store)
     job = await jobs.start_medium(
         MediumWish("rocky-9", "rocky-9", source=str(tmp_path / "none")), actor="user:eva"
     )
     await asyncio.wait_for(job.finished.wait(), 30)
     await jobs.close()
     assert job.state == "failed" and "does not exist" in job.message
-    async with store.read() as session:
+    async with sqlite_store.read() as session:
         assert (await session.execute(select(Medium))).scalar_one().ready is False
         assert [e.kind for e in (await session.execute(select(Event))).scalars()] == ["medium.failed"]
     with pytest.raises(NotFound):
@@ -515,11 +507,11 @@ async def test_failed_import_keeps_what_there_was(settings: Settings, store: Sto
 
 
 async def test_image_import_and_stop(
-    settings: Settings, store: Store, tmp_path: Path, web_server: Web
+    settings: Settings, sqlite_store: Store, tmp_path: Path, web_server: Web
 ) -> None:
     """An image's row appears with its files; a stopped daemon leaves neither."""
     source = disk(tmp_path / "disk.qcow2")
-    jobs = MediaJobs(settings, store)
+    jobs = MediaJobs(settings, sqlite_store)
     job = await jobs.start_image(
         ImageRequest("deb", str(source), "qcow2"),
         operating_system="debian-12",
@@ -528,7 +520,7 @@ async def test_image_import_and_stop(
     )
     await asyncio.wait_for(job.finished.wait(), 30)
     assert job.state == "done", job.message
-    async with store.read() as session:
+    async with sqlite_store.read() as session:
         row = (await session.execute(select(Image))).scalar_one()
         assert (row.format, row.size, row.user) == ("raw", 64 * MIB, "debian")
     before = left_in(settings)
