@@ -101,7 +101,7 @@ class Signature:
 
 def read_signature(route: Route) -> Signature:
     """Read it; TypeError when a parameter is neither special nor in the path (a mistake of ours, at start)."""
-    hints = get_type_hints(route.handler)
+    hints = get_type_hints(route.handler, include_extras=True)
     names = set(inspect.signature(route.handler).parameters)
     in_path = tuple(re.findall(r"{(\w+)(?::[^}]*)?}", route.path))
     if stray := names - _SPECIAL - set(in_path):

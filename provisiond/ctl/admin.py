@@ -37,7 +37,7 @@ Role = Annotated[str, typer.Option(help="viewer, operator or admin.")]
 def create_user(context: typer.Context, name: Name, role: Role = "viewer") -> None:
     """Make a user. Then: provisionctl token create --user NAME."""
     here = session(context)
-    show_one(here.client.post("/users", {"name": name, "role": role}, once=True), here.format)
+    show_one(here.client.post("/users", {"name": name, "role": role}), here.format)
 
 
 @user.command("update")
@@ -136,15 +136,7 @@ def show_template(
     context: typer.Context, id: Annotated[str, typer.Argument(help="Such as ipxe/install.ipxe.j2.")]
 ) -> None:
     """Print the text of a template."""
-    for item in session(context).client.get("/templates")["templates"]:
-        if item["id"] == id:
-            sys.stdout.write(session(context).client.get("/templates" + place(id))["text"])
-            return
-    stderr().print(
-        f"error: there is no template {id!r}; 'provisionctl template list' shows those there are",
-        markup=False,
-    )
-    raise typer.Exit(FAILED)
+    sys.stdout.write(session(context).client.get("/templates" + place(*id.split("/")))["text"])
 
 
 @template.command("render")
@@ -157,7 +149,7 @@ def render(
 ) -> None:
     """Print what a host would be given, its secrets masked."""
     here = session(context)
-    rendered = here.client.get("/templates/render", host=host, kind=kind)
+    rendered = here.client.get(place("hosts", host, "rendered"), kind=kind)
     if here.format is Format.TABLE:
         sys.stdout.write(rendered["text"])
     else:

@@ -13,7 +13,18 @@ from provisiond.ctl.output import show_one
 group = noun(
     "group",
     "/groups",
-    ("name", "parent", "operating_system", "image", "medium", "subnet", "domain", "on", "flavor", "handover"),
+    (
+        "name",
+        "parent",
+        "operating_system",
+        "image",
+        "medium",
+        "subnet",
+        "domain",
+        "hypervisor",
+        "flavor",
+        "handover",
+    ),
     plural="host groups",
 )
 subnet = noun(
@@ -55,7 +66,7 @@ def create_group(
 ) -> None:  # fmt: skip
     """Make a group of hosts; what it leaves open is inherited from its parent."""
     body = given(name=name, parent=parent, operating_system=operating_system, medium=medium, image=image, subnet=subnet, domain=domain,
-                 on=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file))  # fmt: skip
+                 hypervisor=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file))  # fmt: skip
     _create(context, "/groups", body)
 
 
@@ -67,7 +78,7 @@ def update_group(
 ) -> None:  # fmt: skip
     """Change what is given; an option set to "" empties it. Parameters are replaced as a whole."""
     body = given(parent=parent, operating_system=operating_system, medium=medium, image=image, subnet=subnet, domain=domain,
-                 on=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file))  # fmt: skip
+                 hypervisor=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file))  # fmt: skip
     _update(context, "/groups", name, body)
 
 
