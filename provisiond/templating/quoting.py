@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape as xml_escape
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SHELL_PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z", re.ASCII)
-_WORD = re.compile(r"[A-Za-z0-9@_=+~^][A-Za-z0-9@_=+~^.,:/*-]*\Z", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9@_=+~^/][A-Za-z0-9@_=+~^.,:/*-]*\Z", re.ASCII)
 _PRINTABLE_WORD = re.compile(r"[!-~]+\Z", re.ASCII)
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9 .,:/_@()+-]", re.ASCII)
 _YAML_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")

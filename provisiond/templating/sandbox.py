@@ -10,11 +10,11 @@ though not exactly at it, and it holds its thread until then.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, nodes, pass_context, pass_environment
+from jinja2 import Environment, StrictUndefined, Undefined, nodes, pass_context, pass_environment
 from jinja2 import filters as jinja_filters
 from jinja2 import tests as jinja_tests
 from jinja2.environment import TemplateModule
@@ -151,7 +151,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals.update({"range": _range, "dict": dict, "namespace": Namespace, "fail": _fail})
         self.filters.clear()
         self.filters.update({name: jinja_filters.FILTERS[name] for name in _FILTERS})
-        self.filters.update(QUOTING)
+        self.filters.update({name: _of_what_is_there(quote) for name, quote in QUOTING.items()})
         self.filters.update(
             {"join": _join, "replace": _replace, "indent": _indent, "_turns": _turns, "_concat": _concat}
         )
@@ -221,6 +221,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+def _of_what_is_there(quote: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The filter, with a missing name reported as missing and not as a wrong value."""
+
+    def checked(value: Any) -> str:
+        made = quote(str(value) if isinstance(value, Undefined) else value)
+        meter.get().make(len(made))
+        return made
+
+    return checked
+
+
 def _put_meters(tree: nodes.Template) -> None:
     """Let each loop draw its items through a meter, and each ``~`` be counted."""
 
@@ -258,7 +269,9 @@ def _finalize(_context: Context, value: Any) -> Any:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
-    if isinstance(value, Missing):
+    if isinstance(
+        value, Undefined
+    ):  # strict where it is Missing; empty for an inline "if" without its "else"
         return str(value)
     raise ValueError(
         f"a {type(value).__name__} cannot be put out as it is; pick a part of it, or use the 'yaml' filter"
@@ -322,7 +335,7 @@ def _scalar_text(value: Any) -> str:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float | Missing):
+    if isinstance(value, int | float | Undefined):
         return str(value)
     raise ValueError(f"a {type(value).__name__} cannot be made part of a text")
 
