@@ -194,7 +194,7 @@ async def _free_positions(session: AsyncSession, pools: Pools, count: int) -> li
         )
         gaps = (
             await session.execute(
-                select(pairs.c.here, pairs.c.next).where(pairs.c.next > pairs.c.here + 1).order_by(pairs.c.here)
+                select(pairs.c.here, pairs.c.next).where(pairs.c.next - 1 > pairs.c.here).order_by(pairs.c.here)
             )
         ).all()
         lowest = (
