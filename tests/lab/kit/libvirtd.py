@@ -226,7 +226,7 @@ def kvm_works() -> bool:
 
 
 def _boots_under_kvm(seconds: float = 10.0) -> bool:
-    kernels = sorted(Path("/boot").glob("vmlinuz-*"))
+    kernels = [*sorted(CACHE.glob("ramdisk-*/vmlinuz")), *sorted(Path("/boot").glob("vmlinuz-*"))]
     if not kernels:
         return False
     argv = [

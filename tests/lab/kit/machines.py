@@ -1,0 +1,169 @@
+"""Bare metal of the lab: blank machines that the lab itself defines, each with an empty disk and a serial console.
+
+provisiond knows nothing of the hypervisor beneath them: it sees a BMC (VirtualBMC, ipmi_sim, sushy-emulator) and
+a MAC.
+
+    machine = BareMetal(libvirtd, "metal1", firmware="uefi")
+    machine.define()        # off, blank
+    ...
+    machine.remove()
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+import libvirt
+
+from tests.lab.kit.libvirtd import Libvirtd, domain_type
+
+OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+SECURE_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.ms.fd")
+SECURE_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
+
+
+@dataclass
+class BareMetal:
+    """One machine. ``firmware`` is bios, uefi or uefi-secure; the disk is blank, qcow2, ``disk_gib`` GiB."""
+
+    libvirtd: Libvirtd
+    name: str
+    firmware: str = "bios"
+    memory_mib: int = 1024
+    vcpus: int = 2
+    disk_gib: int = 6
+    bridge: str = "br-lab"
+    mac: str = ""
+    uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def __post_init__(self) -> None:
+        if not self.mac:
+            digest = hashlib.sha256(self.name.encode()).hexdigest()
+            self.mac = f"52:54:00:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"
+
+    @property
+    def disk(self) -> Path:
+        return self.libvirtd.root / "metal" / f"{self.name}.qcow2"
+
+    @property
+    def nvram(self) -> Path:
+        return self.libvirtd.root / "metal" / f"{self.name}.vars"
+
+    @property
+    def console(self) -> Path:
+        """What the machine wrote to its serial port, all boots one after the other."""
+        return self.libvirtd.root / "metal" / f"{self.name}.log"
+
+    def define(self) -> BareMetal:
+        """Make it, off and with an empty disk; one of that name from before is removed."""
+        self.remove()
+        self.disk.parent.mkdir(exist_ok=True)
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", self.disk, f"{self.disk_gib}G"], check=True
+        )
+        with _open(self.libvirtd) as connection:
+            connection.defineXML(self.xml())
+        return self
+
+    def remove(self) -> None:
+        """Pull the plug and take the machine away with its disk. Absent is fine."""
+        with _open(self.libvirtd) as connection:
+            for domain in connection.listAllDomains():
+                if domain.name() == self.name:
+                    if domain.isActive():
+                        domain.destroy()
+                    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+        for path in (self.disk, self.nvram, self.console):
+            path.unlink(missing_ok=True)
+
+    def power(self, on: bool) -> None:
+        """Press the button (tests of the lab itself; provisiond goes through the BMC)."""
+        with _open(self.libvirtd) as connection:
+            domain = connection.lookupByName(self.name)
+            if bool(domain.isActive()) != on:
+                domain.create() if on else domain.destroy()
+
+    def is_on(self) -> bool:
+        with _open(self.libvirtd) as connection:
+            return bool(connection.lookupByName(self.name).isActive())
+
+    def unplug_network(self, unplugged: bool = True) -> None:
+        """Pull the cable of its network card, or put it back: it will never boot from the network."""
+        with _open(self.libvirtd) as connection:
+            domain = connection.lookupByName(self.name)
+            state = "down" if unplugged else "up"
+            card = (
+                f"<interface type='bridge'><source bridge={quoteattr(self.bridge)}/>"
+                f"<mac address='{self.mac}'/><model type='virtio'/>{self._rom()}<link state='{state}'/></interface>"
+            )
+            domain.updateDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def said(self) -> str:
+        """The console so far."""
+        return self.console.read_text(errors="replace") if self.console.exists() else ""
+
+    def xml(self) -> str:
+        """libvirt's description. No ROM under UEFI: OVMF would get QEMU's iPXE instead of its own PXE."""
+        uefi = self.firmware != "bios"
+        secure = self.firmware == "uefi-secure"
+        code, template = (SECURE_CODE, SECURE_VARS) if secure else (OVMF_CODE, OVMF_VARS)
+        loader = "<bios useserial='yes'/>"
+        if uefi:
+            sealed = "secure='yes' " if secure else ""
+            loader = (
+                f"<loader readonly='yes' {sealed}type='pflash'>{code}</loader>"
+                f"<nvram template='{template}'>{self.nvram}</nvram>"
+            )
+        kind = domain_type()
+        cpu = (
+            "<cpu mode='host-passthrough'/>"
+            if kind == "kvm"
+            else "<cpu mode='custom' match='exact'><model>qemu64</model></cpu>"
+        )
+        return f"""
+<domain type='{kind}'>
+  <name>{self.name}</name><uuid>{self.uuid}</uuid>
+  <memory unit='MiB'>{self.memory_mib}</memory><vcpu>{self.vcpus}</vcpu>
+  <os>
+    <type arch='x86_64' machine='{"q35" if uefi else "pc"}'>hvm</type>{loader}
+    <boot dev='network'/><boot dev='hd'/>
+  </os>
+  <features><acpi/><apic/>{"<smm state='on'/>" if secure else ""}</features>{cpu}<clock offset='utc'/>
+  <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' cache='unsafe' discard='unmap' detect_zeroes='unmap'/>
+      <source file={quoteattr(str(self.disk))}/><target dev='vda' bus='virtio'/>
+    </disk>
+    <interface type='bridge'>
+      <source bridge={quoteattr(self.bridge)}/><mac address='{self.mac}'/><model type='virtio'/>{self._rom()}
+    </interface>
+    <serial type='pty'><log file={quoteattr(str(self.console))} append='on'/><target port='0'/></serial>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='none'/>
+  </devices>
+</domain>"""
+
+    def _rom(self) -> str:
+        return "" if self.firmware == "bios" else "<rom enabled='no'/>"
+
+
+class _open:
+    """A connection for the length of a with block."""
+
+    def __init__(self, libvirtd: Libvirtd) -> None:
+        self.uri = libvirtd.uri
+
+    def __enter__(self) -> libvirt.virConnect:
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        self.connection = libvirt.open(self.uri)
+        return self.connection
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
