@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from provisiond.api.gather import Creates
 from provisiond.config import Settings
 from provisiond.inventory import access
 from provisiond.inventory.access import Principal
@@ -17,7 +19,7 @@ from provisiond.observe.metrics import Metrics
 from provisiond.templating.release import Renderings
 
 
-@dataclass(frozen=True)
+@dataclass
 class ApiDeps:
     """Made by the composition root; ``history`` is started and closed there too. ``checks`` decide about /readyz."""
 
@@ -31,6 +33,11 @@ class ApiDeps:
     renderings: Renderings
     boot_url: str
     checks: dict[str, Check] = field(default_factory=dict)
+
+    @cached_property
+    def creates(self) -> Creates:
+        """The queue of creates."""
+        return Creates(self.store, self.box)
 
     async def authenticate(self, token: str) -> Principal:
         """The bearer of ``token``. Raises Denied."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Generic, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 from pydantic_core import to_json
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -100,22 +100,18 @@ async def create_host(
         return answer
     many = isinstance(body, HostsCreate)
     specs = body.hosts if isinstance(body, HostsCreate) else [body]
-    shown: list[HostView | HostsView] = []
 
     async def keep(session: AsyncSession, made: list[HostView]) -> None:
         await remembered.keep(session, HostsView(hosts=made) if many else made[0], 201)
 
     try:
-        made = await hosts.create_hosts(
-            deps.store, deps.box, specs, actor=who.actor, many=many, also=keep if idempotency else None
-        )
+        made = await deps.creates.create(specs, actor=who.actor, many=many, keep=keep if idempotency else None)
     except (Invalid, Conflict):
         if answer := await remembered.recall():  # the same request, a moment earlier
             return answer
         raise
-    shown.append(HostsView(hosts=made) if many else made[0])
     headers = {} if many else {"ETag": etag(made[0]), "Location": f"/api/v1/hosts/{made[0].name}"}
-    return Answer(shown[0], headers=headers)
+    return Answer(HostsView(hosts=made) if many else made[0], headers=headers)
 
 
 async def list_hosts(deps: ApiDeps, query: HostsQuery) -> Answer[Page[HostSummary]]:
