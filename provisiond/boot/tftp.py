@@ -262,7 +262,8 @@ class TftpServer:
         }
         if transfer.failure:
             self.errors += 1
-            log.warning("TFTP transfer failed", cause=transfer.failure, **told)
+            say = log.info if transfer.untouched else log.warning  # anybody can make us begin a transfer
+            say("TFTP transfer failed", cause=transfer.failure, **told)
         else:
             self.transfers += 1
             log.info("TFTP transfer done", **told)

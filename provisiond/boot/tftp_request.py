@@ -88,7 +88,7 @@ def negotiate(request: Request, size: int) -> Terms:
     blksize = window = 0
     if (wanted := _number(asked.get("blksize"))) >= 8:
         blksize = accepted["blksize"] = min(wanted, MAX_BLKSIZE)
-    if "tsize" in asked:
+    if "tsize" in asked and size:  # curl takes a size of 0 for malformed and gives up
         accepted["tsize"] = size
     if 1 <= (seconds := _number(asked.get("timeout"))) <= 255:
         accepted["timeout"] = seconds

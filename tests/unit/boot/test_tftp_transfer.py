@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import deque
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_the_asked_timeout_is_the_first_pause() -> None:
     ("acks", "packet", "failure"),
     [
         ([], b"\0\5\0\x08tsize only\0", ""),
-        ([1], b"\0\5\0\3disk \xff\n full\0rest", "the client gave up: disk ?? full"),
+        ([1], b"\0\5\0\3disk \xff\n full\0rest", "the client gave up: disk \ufffd? full"),
         ([1], b"\0\5\0\0", "the client gave up: no reason given"),
         ([1], ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
         ([1, 2], ConnectionRefusedError(111, "Connection refused"), ""),
@@ -154,7 +155,7 @@ def test_how_a_client_ends_a_transfer(acks: list[int], packet: bytes | OSError, 
         ack(transfer, wire, number)
     wire.into.append(packet)
     transfer.readable()
-    assert transfer.done and transfer.failure == failure.replace("?? full", "?? full")
+    assert transfer.done and transfer.failure == failure
 
 
 def test_rubbish_on_a_transfers_port_is_passed_over() -> None:
@@ -190,8 +191,6 @@ def test_a_file_that_shrinks_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["directory", "fifo", "absent"])
 def test_only_regular_files_are_content(tmp_path: Path, what: str) -> None:
     """A directory or a FIFO is an OSError, at once."""
-    import os
-
     path = tmp_path / "x"
     if what == "directory":
         path.mkdir()
@@ -243,12 +242,8 @@ def carry(content: bytes | Path, terms: Terms, chance: random.Random, loss: floa
         packet = wire.out.popleft()
         for _ in range(0 if chance.random() < loss else 2 if chance.random() < loss else 1):
             answer = client.take(packet)
-            if (
-                answer is not None
-                and not client.ended | (chance.random() < loss)
-                or (answer and chance.random() >= loss)
-            ):
-                wire.into.append(cast(bytes, answer))
+            if answer is not None and chance.random() >= loss:
+                wire.into.append(answer)
                 transfer.readable()
     transfer.close()
     return bytes(client.got), transfer
