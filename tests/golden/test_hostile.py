@@ -30,7 +30,7 @@ hostile = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join)
 parameters = st.fixed_dictionaries(
     {},
     optional={
-        "timezone": hostile, "language": hostile, "keyboard": hostile, "root_password_hash": hostile, "admin_user": hostile,
+        "timezone": hostile, "language": hostile, "keyboard": hostile.filter(str.strip), "root_password_hash": hostile, "admin_user": hostile,
         "ssh_authorized_keys": st.lists(hostile, max_size=3, unique=True), "packages": st.lists(hostile, max_size=2), "http_proxy": hostile,
         "ntp_servers": st.lists(hostile, max_size=2), "kernel_arguments": st.lists(hostile, max_size=2), "disk": hostile,
         "serial_console": hostile, "repositories": st.dictionaries(hostile, hostile, max_size=1), "first_boot_script": hostile,
