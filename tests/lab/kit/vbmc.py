@@ -35,11 +35,11 @@ class Bmc:
 
 
 class Vbmcd:
-    """One vbmcd in ``ns``; its controllers listen on ``address``."""
+    """One vbmcd in ``ns``; its controllers listen on ``address``. ``root`` is its directory (default: a temporary one)."""
 
-    def __init__(self, ns: Netns, address: str = "10.77.0.1") -> None:
+    def __init__(self, ns: Netns, address: str = "10.77.0.1", root: Path | None = None) -> None:
         self.ns, self.address = ns, address
-        self.root = Path(tempfile.mkdtemp(prefix="pvbmc-"))
+        self.root = root or Path(tempfile.mkdtemp(prefix="pvbmc-"))
         self.config = self.root / "cfg"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -78,7 +78,9 @@ class Vbmcd:
                 start_new_session=True,
             )
         for config in self.config.glob("*/config"):
-            port = next(int(line.split("=")[1]) for line in config.read_text().splitlines() if line.startswith("port"))
+            port = next(
+                int(line.split("=")[1]) for line in config.read_text().splitlines() if line.startswith("port")
+            )
             wait_for_ipmi(self.ns, self.address, port, timeout)
         return self
 
