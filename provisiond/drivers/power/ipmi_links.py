@@ -1,16 +1,12 @@
-"""The controllers we talk IPMI to: one kept session each, one user at a time, in a bounded number of threads.
-
-Work runs in a thread of the pool, never in the event loop. A controller that did not answer last time is tried in a small pool of
-its own, so that any number of dead ones leaves the threads to the living.
-"""
+"""The controllers we talk IPMI to: one kept session each, one user at a time, in a bounded number of threads."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import struct
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -26,6 +22,7 @@ from provisiond.drivers.power.ipmi_session import (
     Session,
     login,
 )
+from provisiond.drivers.power.lanes import Lane, Lanes
 from provisiond.drivers.power.options import Options
 from provisiond.errors import DriverRejected, DriverUnavailable, Unsupported
 
@@ -64,27 +61,21 @@ def ask(session: Session, netfn: int, command: int, data: tuple[int, ...] = ()) 
 
 
 @dataclass
-class Link:
+class Link(Lane):
     """What is known of one controller. ``memory`` is for the commands: vendor, sensor records."""
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     session: Session | None = None
     sha: int = SHA256
-    failing: bool = False
     reaper: asyncio.TimerHandle | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 
 
 class Links:
-    """All controllers of a driver. ``threads`` bounds the work at once, ``doubtful`` that on those that did not answer."""
+    """All controllers of a driver. ``threads`` bounds the work at once."""
 
-    def __init__(self, threads: int = 64, doubtful: int = 16) -> None:
+    def __init__(self, threads: int = 64) -> None:
         self._links: dict[tuple[str, int], Link] = {}
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ipmi")
-        self._doubtful = ThreadPoolExecutor(doubtful, thread_name_prefix="ipmi-doubtful")
-
-    def link(self, account: Account) -> Link:
-        return self._links.setdefault((account.address, account.port), Link())
+        self._lanes = Lanes("ipmi", NoAnswer, threads)
 
     async def run(self, target: PowerTarget, work: Callable[[Session, Link], T], *, apart: bool = False) -> T:
         """Run ``work`` in a thread with a session that is logged in, and again when the controller is busy.
@@ -93,10 +84,11 @@ class Links:
         its own, which it keeps. Raises DriverUnavailable, DriverRejected, Unsupported.
         """
         account = account_of(target)
-        link = self.link(account)
+        link = self._links.setdefault((account.address, account.port), Link())
+        use = _apart if apart else _kept
         for pause in (*PAUSES, None):
             try:
-                return await self._in_thread(link, _apart if apart else _kept, account, work)
+                return await self._turn(link, functools.partial(use, link, account, work))
             except (Crowded, Completion) as error:
                 if isinstance(error, Completion) and error.code not in BUSY:
                     raise _judge(target, error) from None
@@ -121,38 +113,21 @@ class Links:
                 ) from error
         raise AssertionError("unreachable")
 
-    async def _in_thread(
-        self,
-        link: Link,
-        use: Callable[[Link, Account, Callable[[Session, Link], T]], T],
-        account: Account,
-        work: Callable[[Session, Link], T],
-    ) -> T:
-        """A cancelled caller leaves at once; its thread ends what it began before the next one may use the link."""
-        await link.lock.acquire()
+    async def _turn(self, link: Link, work: Callable[[], T]) -> T:
+        if link.reaper:
+            link.reaper.cancel()
         try:
+            return await self._lanes.run(link, work)
+        finally:
             if link.reaper:
                 link.reaper.cancel()
-            pool = self._doubtful if link.failing else self._pool
-            future = asyncio.get_running_loop().run_in_executor(pool, use, link, account, work)
-        except BaseException:
-            link.lock.release()
-            raise
-        future.add_done_callback(lambda done: self._done(link, done))
-        return await asyncio.shield(future)
-
-    def _done(self, link: Link, future: asyncio.Future[Any]) -> None:
-        link.lock.release()
-        if not future.cancelled():
-            link.failing = isinstance(future.exception(), NoAnswer)
-        if link.session:
             link.reaper = asyncio.get_running_loop().call_later(KEEP, self._reap, link)
 
     def _reap(self, link: Link) -> None:
         """Give an idle session back: controllers have as few as four."""
         if not link.lock.locked() and (session := link.session):
             link.session = None
-            self._pool.submit(session.logout)
+            self._lanes.later(session.logout)
 
     async def close(self) -> None:
         """Log out everywhere and end the threads, once they have ended what they do."""
@@ -161,10 +136,9 @@ class Links:
                 link.reaper.cancel()
             async with link.lock:
                 if link.session:
-                    self._pool.submit(link.session.logout)
+                    self._lanes.later(link.session.logout)
                     link.session = None
-        for pool in (self._doubtful, self._pool):
-            await asyncio.to_thread(pool.shutdown)
+        await self._lanes.close()
 
 
 def account_of(target: PowerTarget) -> Account:
