@@ -58,7 +58,7 @@ class Postgres:
             SQLModel.metadata.create_all(engine)
             engine.dispose()
             self.template = "with_tables"
-        self.run(f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else self.template} STRATEGY FILE_COPY")
+        self.run(f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else self.template}")
         self.made.append(name)
         return name
 

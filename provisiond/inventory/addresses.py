@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import and_, bindparam, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,6 +25,12 @@ from provisiond.inventory.tables import Address, Host, Subnet, new_id, table, ut
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _address, _host, _subnet = table(Address), table(Host), table(Subnet)
+_at = _address.c.position
+_in_pool = and_(_address.c.subnet_id == bindparam("subnet"), _at.between(bindparam("first"), bindparam("last")))
+_HIGHEST = select(func.max(_at)).where(_in_pool)
+_LOWEST = select(func.min(_at)).where(_in_pool)
+_pairs = select(_at.label("here"), func.lead(_at).over(order_by=_at).label("next")).where(_in_pool).subquery()
+_GAPS = select(_pairs.c.here, _pairs.c.next).where(_pairs.c.next - 1 > _pairs.c.here).order_by(_pairs.c.here)
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,8 @@ async def insert_positions(session: AsyncSession, pools: Pools, wanted: Sequence
             }
             for at, host_id in part
         ]
-        statement = insert(_address).values(rows).on_conflict_do_nothing().returning(_address.c.position)
+        new = insert(_address).values(rows if len(rows) > 1 else rows[0])
+        statement = new.on_conflict_do_nothing().returning(_address.c.position)
         got = sorted((await session.execute(statement)).scalars())
         if len(got) < len(part) and len(part) > 1:
             # Somebody was quicker (only where the queue was not taken): give the rest back and hand out what is surely free.
@@ -175,38 +182,21 @@ async def free_addresses(session: AsyncSession, host_id: str, ips: Sequence[str]
 
 async def _free_positions(session: AsyncSession, pools: Pools, count: int) -> list[int]:
     """Up to ``count`` free positions, in ascending order within the first pool that has any beyond its highest, else out of gaps."""
-    taken, at = _address.c, _address.c.position
-    highest: dict[tuple[int, int], int | None] = {}
     for first, last in pools.ranges:
-        statement = select(func.max(at)).where(taken.subnet_id == pools.subnet_id, at.between(first, last))
-        top = highest[first, last] = (await session.execute(statement)).scalar()
+        here = {"subnet": pools.subnet_id, "first": first, "last": last}
+        top = (await session.execute(_HIGHEST, here)).scalar()
         free = _some(range(first if top is None else top + 1, last + 1), pools.never, count)
         if free:
             return free
-    for (first, last), top in highest.items():
-        if top is None:
-            continue
-        following = func.lead(at).over(order_by=at)
-        pairs = (
-            select(at.label("here"), following.label("next"))
-            .where(taken.subnet_id == pools.subnet_id, at.between(first, last))
-            .subquery()
-        )
-        gaps = (
-            await session.execute(
-                select(pairs.c.here, pairs.c.next).where(pairs.c.next - 1 > pairs.c.here).order_by(pairs.c.here)
-            )
-        ).all()
-        lowest = (
-            await session.execute(
-                select(func.min(at)).where(taken.subnet_id == pools.subnet_id, at.between(first, last))
-            )
-        ).scalar()
+    for first, last in pools.ranges:
+        here = {"subnet": pools.subnet_id, "first": first, "last": last}
+        gaps = (await session.execute(_GAPS, here)).all()
+        lowest = (await session.execute(_LOWEST, here)).scalar()
         free = _some(range(first, lowest if lowest is not None else first), pools.never, count)
-        for here, beyond in gaps:
+        for before, beyond in gaps:
             if len(free) >= count:
                 break
-            free += _some(range(here + 1, beyond), pools.never, count - len(free))
+            free += _some(range(before + 1, beyond), pools.never, count - len(free))
         if free:
             return free
     return []

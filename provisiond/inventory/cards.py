@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.errors import Conflict, FieldError
@@ -24,6 +24,7 @@ from provisiond.inventory.shapes import HostCreate, HostUpdate, InterfaceSpec
 from provisiond.inventory.tables import Interface, Subnet, new_row, table, utcnow
 
 _interface, _subnet = table(Interface), table(Subnet)
+_SUBNETS = select(_subnet).where(_subnet.c.id.in_(bindparam("ids", expanding=True)))
 
 
 @dataclass
@@ -112,7 +113,7 @@ async def load_pools(session: AsyncSession, cards: Iterable[Card]) -> dict[str, 
     wanted = sorted({card.subnet_id for card in cards if card.subnet_id})
     if not wanted:
         return {}
-    rows = await session.execute(select(_subnet).where(_subnet.c.id.in_(wanted)))
+    rows = await session.execute(_SUBNETS, {"ids": wanted})
     return {row.id: Pools.of(row) for row in rows}
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import literal, select, union_all
+from sqlalchemy import bindparam, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.errors import Conflict, FieldError, Invalid
+from provisiond.inventory.addresses import Pools
 from provisiond.inventory.cards import (
     Card,
     check_addresses,
@@ -53,6 +54,18 @@ PLAIN = (
 )
 NEEDED = frozenset({"name", "architecture", "firmware", "method", "priority", "parameters", "comment"})
 _host, _interface = table(Host), table(Interface)
+_TAKEN = union_all(
+    *(
+        select(literal(column.name).label("what"), column.label("value"), _host.c.name.label("host"), _host.c.id)
+        .select_from(source)
+        .where(column.in_(bindparam(column.name, expanding=True)))
+        for source, column in (
+            (_host, _host.c.name),
+            (_host, _host.c.serial),
+            (_interface.join(_host, _host.c.id == _interface.c.host_id), _interface.c.mac),
+        )
+    )
+)
 
 
 @dataclass
@@ -65,8 +78,11 @@ class Plan:
     cards: list[Card] = field(default_factory=list)
 
 
-async def check_plans(session: AsyncSession, plans: Sequence[Plan]) -> None:
-    """Check every host of a create against itself, the others and the database; fill in rows and cards. Raises Invalid."""
+async def check_plans(session: AsyncSession, plans: Sequence[Plan]) -> dict[str, Pools]:
+    """Check every host of a create against itself, the others and the database; fill in rows and cards.
+
+    Returns the subnets its cards are in, by id. Raises Invalid.
+    """
     errors: list[FieldError] = []
     names = await find_names(session, [ref for plan in plans for ref in references(plan.spec, None)])
     group_ids = names.ids.get("group", {})
@@ -117,9 +133,11 @@ async def check_plans(session: AsyncSession, plans: Sequence[Plan]) -> None:
     cards = [card for plan in plans for card in plan.cards]
     errors += _repeated(plans) + check_within(cards)
     errors += await check_taken(session, [(plan.spec, plan.path, None) for plan in plans], cards)
-    errors += await check_addresses(session, cards, await load_pools(session, cards))
+    pools = await load_pools(session, cards)
+    errors += await check_addresses(session, cards, pools)
     if errors:
         raise Invalid(errors)
+    return pools
 
 
 def references(spec: HostCreate | HostUpdate, given: set[str] | None) -> list[tuple[str, str]]:
@@ -180,26 +198,12 @@ async def check_taken(
     cards: Sequence[Card],
 ) -> list[FieldError]:
     """Names, serial numbers and MACs that another host has. The third of a spec is the id of the host it is about, if there is one."""
-    macs = {card.mac for card in cards if card.mac}
-    wanted = [
-        (_host, _host.c.name, {spec.name for spec, _, _ in specs if spec.name}),
-        (_host, _host.c.serial, {spec.serial for spec, _, _ in specs if spec.serial}),
-        (_interface.join(_host, _host.c.id == _interface.c.host_id), _interface.c.mac, macs),
-    ]
-    selects = [
-        select(
-            literal(column.name).label("what"), column.label("value"), _host.c.name.label("host"), _host.c.id
-        )
-        .select_from(source)
-        .where(column.in_(sorted(values)))
-        for source, column, values in wanted
-        if values
-    ]
-    taken = (
-        {(row.what, row.value): row for row in (await session.execute(union_all(*selects))).all()}
-        if selects
-        else {}
-    )
+    wanted = {
+        "name": sorted({spec.name for spec, _, _ in specs if spec.name}),
+        "serial": sorted({spec.serial for spec, _, _ in specs if spec.serial}),
+        "mac": sorted({card.mac for card in cards if card.mac}),
+    }
+    taken = {(row.what, row.value): row for row in (await session.execute(_TAKEN, wanted)).all()}
     errors = []
     for spec, path, own in specs:
         if spec.name and (row := taken.get(("name", spec.name))) and row.id != own:

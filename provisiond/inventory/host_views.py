@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import and_, bindparam, or_, select
 
 from provisiond.inventory.shapes import BmcView, DeploymentView, HostSummary, HostView, InterfaceView, bmc_url
@@ -135,8 +136,8 @@ SUMMARY = (
         _h.c.power,
         _h.c.locked,
         _h.c.maintenance,
-        _group.c.name.label("n_group"),
-        _hypervisor.c.name.label("n_on"),
+        _group.c.name.label("group"),
+        _hypervisor.c.name.label("on"),
         _i.c.mac,
         _i.c.ip,
         _d.c.progress,
@@ -149,6 +150,8 @@ SUMMARY = (
     )
     .order_by(_h.c.name)
 )
+_SUMMARY = tuple(column.key for column in SUMMARY.selected_columns)
+_LIST = TypeAdapter(list[HostSummary])
 
 
 def views(rows: Sequence[Any]) -> list[HostView]:
@@ -197,28 +200,17 @@ def _deployment(row: Any) -> DeploymentView | None:
     return DeploymentView(release=row["d_release"], **{name: row[f"d_{name}"] for name in _DEPLOYMENT})
 
 
-def summary(row: Any, now: datetime) -> HostSummary:
-    """One row of SUMMARY as it is shown. What comes out of our own columns is not checked again."""
-    return HostSummary.model_construct(
-        id=row.id,
-        name=row.name,
-        state=row.state,
-        step=row.step,
-        state_since=row.state_since,
-        deadline_at=row.deadline_at,
-        overdue=_overdue(row.deadline_at, now),
-        failure=row.failure,
-        attempts=row.attempts,
-        retry_at=row.due_at if row.failure is not None else None,
-        power=row.power,
-        group=row.n_group,
-        on=row.n_on,
-        mac=row.mac,
-        ip=row.ip,
-        locked=row.locked,
-        maintenance=row.maintenance,
-        progress=row.progress,
-    )
+def summaries(rows: Sequence[Any]) -> list[HostSummary]:
+    """Rows of SUMMARY as they are shown."""
+    now = utcnow()
+    found = []
+    for row in rows:
+        fields = dict(zip(_SUMMARY, row, strict=True))
+        due = fields.pop("due_at")
+        fields["overdue"] = _overdue(fields["deadline_at"], now)
+        fields["retry_at"] = due if fields["failure"] is not None else None
+        found.append(fields)
+    return _LIST.validate_python(found)
 
 
 def _overdue(deadline: datetime | None, now: datetime) -> bool:

@@ -35,7 +35,7 @@ from provisiond.inventory.host_checks import (
     refuse_at_work,
     way_out,
 )
-from provisiond.inventory.host_views import BY_IDS, BY_NAME, SUMMARY, summary, views
+from provisiond.inventory.host_views import BY_IDS, BY_NAME, SUMMARY, summaries, views
 from provisiond.inventory.references import find_names
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.shapes import BmcSpec, HostCreate, HostSummary, HostUpdate, HostView
@@ -76,10 +76,10 @@ async def create_hosts(
             )
             for i, spec in enumerate(specs)
         ]
-        await check_plans(session, plans)
+        pools = await check_plans(session, plans)
         cards = [card for plan in plans for card in plan.cards]
         await session.execute(insert(_host), [plan.row for plan in plans])
-        await settle_cards(session, cards, [], await load_pools(session, cards))
+        await settle_cards(session, cards, [], pools)
         controllers = [_bmc_row(box, plan.row["id"], plan.spec.bmc) for plan in plans if plan.spec.bmc]
         if controllers:
             await session.execute(insert(_bmc), controllers)
@@ -134,8 +134,7 @@ async def list_hosts(
                 raise NotFound("group", group)
             statement = statement.where(_host.c.group_id.in_(ids))
         rows = (await connection.execute(statement)).all()
-    now = utcnow()
-    return [summary(row, now) for row in rows]
+    return summaries(rows)
 
 
 async def update_host(

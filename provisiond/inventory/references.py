@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Table, literal, select, union_all
+from sqlalchemy import Table, bindparam, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.inventory.tables import (
@@ -62,11 +64,8 @@ async def find_names(session: AsyncSession, wanted: Iterable[tuple[str, str]]) -
     ids: dict[str, dict[str, str]] = {noun: {} for noun in by_noun}
     if not by_noun:
         return Names(ids, {})
-    selects = [
-        select(literal(noun).label("noun"), NOUNS[noun].c.name, NOUNS[noun].c.id).where(NOUNS[noun].c.name.in_(sorted(names)))
-        for noun, names in sorted(by_noun.items())
-    ]
-    for noun, name, found in await session.execute(union_all(*selects)):
+    values = {noun: sorted(names) for noun, names in by_noun.items()}
+    for noun, name, found in await session.execute(_by_names(tuple(sorted(by_noun))), values):
         ids[noun][name] = found
     known: dict[str, list[str]] = {}
     for noun, names in by_noun.items():
@@ -74,3 +73,16 @@ async def find_names(session: AsyncSession, wanted: Iterable[tuple[str, str]]) -
             every = NOUNS[noun].c.name
             known[noun] = list((await session.execute(select(every).order_by(every).limit(1000))).scalars())
     return Names(ids, known)
+
+
+@lru_cache(maxsize=256)
+def _by_names(nouns: tuple[str, ...]) -> Any:
+    """The statement that looks up names of these nouns; each noun's names are the parameter of its name."""
+    return union_all(
+        *(
+            select(literal(noun).label("noun"), NOUNS[noun].c.name, NOUNS[noun].c.id).where(
+                NOUNS[noun].c.name.in_(bindparam(noun, expanding=True))
+            )
+            for noun in nouns
+        )
+    )

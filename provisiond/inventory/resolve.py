@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.errors import NotFound
@@ -38,6 +38,11 @@ from provisiond.inventory.tables import (
 PARAMETERS = "parameters"  # the Setting that holds the global ones
 _host, _bmc, _deployment, _interface, _group = (table(t) for t in (Host, Bmc, Deployment, Interface, HostGroup))
 _setting = table(Setting)
+
+_wanted = select(_group.c.id, _group.c.parent_id).where(_group.c.id.in_(bindparam("ids", expanding=True)))
+_above = _wanted.cte("above", recursive=True)
+_above = _above.union(select(_group.c.id, _group.c.parent_id).join(_above, _group.c.id == _above.c.parent_id))
+_WITH_ANCESTORS = select(_group).where(_group.c.id.in_(select(_above.c.id)))
 
 
 @dataclass(frozen=True)
@@ -215,10 +220,9 @@ async def group_paths(session: AsyncSession, group_ids: Iterable[str | None]) ->
     wanted = sorted({group_id for group_id in group_ids if group_id is not None})
     if not wanted:
         return {}
-    above = select(_group.c.id, _group.c.parent_id).where(_group.c.id.in_(wanted)).cte("above", recursive=True)
-    above = above.union(select(_group.c.id, _group.c.parent_id).join(above, _group.c.id == above.c.parent_id))
-    found = await _rows(session, select(_group).where(_group.c.id.in_(select(above.c.id))), _group)
-    groups = {row.id: row for row in found}
+    names = _group.c.keys()
+    found = (await session.execute(_WITH_ANCESTORS, {"ids": wanted})).all()
+    groups = {row.id: SimpleNamespace(**dict(zip(names, row, strict=True))) for row in found}
     paths = {}
     for group_id in wanted:
         path: list[Any] = []

@@ -40,6 +40,8 @@ HOSTS = "hosts"  # some host may be due
 EVENTS = "events"  # the history grew
 TOPICS = (HOSTS, EVENTS)
 _CHANNEL = "provisiond"
+# A daemon that freezes in the middle of a transaction must not hold its locks for ever: the server ends its session.
+_POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=10s -c lock_timeout=30s"
 _CHECKPOINT_COMMITS = 500  # the log is folded into the SQLite file after so many
 
 
@@ -73,7 +75,11 @@ class Store:
             self._task = asyncio.create_task(self._fold(), name="store-fold")
         else:
             self._writer = create_async_engine(
-                self.url, pool_size=self._pool_size, max_overflow=self._pool_size, pool_pre_ping=True
+                self.url,
+                pool_size=self._pool_size,
+                max_overflow=self._pool_size,
+                pool_pre_ping=True,
+                connect_args={"options": _POSTGRES_OPTIONS},
             )
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._task = asyncio.create_task(self._listen(), name="store-listen")

@@ -192,7 +192,7 @@ async def test_at_work_some_things_stay(filled: Store, box: SecretBox) -> None:
     await create_hosts(filled, box, [spec(name="web01", group="web", mac="52:54:00:00:00:01")], actor="t")
     async with filled.write() as session:
         await session.execute(_host.update().values(state="building"))
-    with pytest.raises(Conflict, match="building.*host cancel web01"):
+    with pytest.raises(Conflict, match=r"building.*host cancel web01"):
         await update_host(filled, box, "web01", HostUpdate.model_validate({"mac": "52:54:00:00:00:02"}), actor="t")
     await update_host(filled, box, "web01", HostUpdate(comment="soon"), actor="t")
     with pytest.raises(Conflict, match="cannot be deleted"):
