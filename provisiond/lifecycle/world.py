@@ -16,7 +16,7 @@ from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.lifecycle.consoles import Consoles
-from provisiond.templating.renderings import Renderings
+from provisiond.templating.release import Renderings
 
 
 @dataclass

@@ -21,6 +21,7 @@ async def handover(host: ResolvedHost, world: World) -> Outcome:
     deployment = host.deployment
     assert deployment is not None
     if driver is None:
+        world.consoles.leave(host.id)
         return Complete("no handover wanted", write=_end(deployment.id, {}))
     offset = deployment.handover_offset
     target = _target(host, world, name)
@@ -36,6 +37,7 @@ async def handover(host: ResolvedHost, world: World) -> Outcome:
                 write=_keep_offset(deployment.id, run.offset),
             )
         case RunState.SUCCEEDED:
+            world.consoles.leave(host.id)
             return Complete(
                 run.message or f"{name} succeeded", notes=notes, write=_end(deployment.id, dict(run.stats))
             )

@@ -1,0 +1,110 @@
+"""A daemon's engine as a process of its own, to be killed: ``python -m tests.integration.engine.process URL DIRECTORY [options]``.
+
+Works until every host is at rest, then ends with 0. With ``--kill N`` it kills itself (SIGKILL) at the N-th boundary of a step of
+host ``--at``; with ``--kill-after SECONDS`` at whatever it is doing then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from sqlalchemy import select
+
+from provisiond.inventory.resolve import ResolvedHost
+from provisiond.inventory.tables import Deployment, Host
+from provisiond.lifecycle import intents
+from provisiond.lifecycle.intents import Verb
+from tests.integration.engine.rig import Rig
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def work(options: argparse.Namespace) -> None:
+    boundaries = 0
+
+    def boundary(when: str, host: ResolvedHost, step: str) -> None:
+        nonlocal boundaries
+        if host.name != options.at:
+            return
+        boundaries += 1
+        if boundaries == options.kill:
+            die()
+
+    engine = {"lease_seconds": 4.0, "sweep_seconds": 0.2, "backoff_seconds": 0.05, "backoff_max_seconds": 0.2}
+    rig = await Rig(
+        options.url, Path(options.directory), engine=engine, on_disk=True, boundary=boundary
+    ).open()
+    await rig.furnish()
+    for number, (name, virtual) in enumerate(options.add):
+        if not await known(rig, name):
+            await rig.add(name, options.number + number, virtual=virtual, wanted="build")
+    if options.kill_after:
+        threading.Thread(target=lambda: (time.sleep(options.kill_after), die()), daemon=True).start()
+    await rig.reconciler.start()
+    if options.release:
+        await ask_all(rig, "active", Verb.RELEASE)
+    resting = {"active"} if not options.release else {"ready"}
+    while True:
+        async with rig.store.read() as session:
+            hosts = (await session.execute(select(Host))).scalars().all()
+        if all(h.state in resting and h.due_at is None and h.lease_owner is None for h in hosts):
+            break
+        stuck = [f"{h.name} {h.state}/{h.step}: {h.failure}" for h in hosts if h.failure and h.due_at is None]
+        if stuck:
+            sys.exit("; ".join(stuck))
+        await wake_machines(rig, hosts)
+        await asyncio.sleep(0.05)
+    sys.stdout.write(f"boundaries {boundaries}\n")
+    await rig.close()
+
+
+async def known(rig: Rig, name: str) -> bool:
+    async with rig.store.read() as session:
+        return (await session.execute(select(Host.id).where(Host.name == name))).first() is not None
+
+
+async def ask_all(rig: Rig, state: str, verb: Verb) -> None:
+    async with rig.store.read() as session:
+        names = (await session.execute(select(Host.name).where(Host.state == state))).scalars().all()
+    for name in names:
+        await intents.request(rig.store, name, verb, actor="test")
+
+
+async def wake_machines(rig: Rig, hosts: object) -> None:
+    """Machines live on while daemons die: those that were switched on and were not heard go on trying."""
+    async with rig.store.read() as session:
+        found = (
+            select(Host.id)
+            .join(Deployment, Deployment.id == Host.deployment_id)
+            .where(Host.step.in_(["install", "first-boot"]), Deployment.phoned_home_at.is_(None))
+        )
+        waiting = (await session.execute(found)).scalars().all()
+    for host_id in waiting:
+        await rig.machine_answers(host_id)
+
+
+def host(text: str) -> tuple[str, bool]:
+    name, _, kind = text.partition(":")
+    return name, kind == "vm"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("directory")
+    parser.add_argument("--add", type=host, nargs="*", default=[])
+    parser.add_argument("--number", type=int, default=20)
+    parser.add_argument("--at", default="")
+    parser.add_argument("--kill", type=int, default=0)
+    parser.add_argument("--kill-after", type=float, default=0.0)
+    parser.add_argument("--release", action="store_true")
+    asyncio.run(work(parser.parse_args()))
