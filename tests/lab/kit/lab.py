@@ -150,15 +150,15 @@ class Lab:
                 raise AssertionError(f"host {name}: {why}\n{self.story(name)}")
             time.sleep(0.5)
 
-    def history(self, name: str) -> list[dict[str, Any]]:
-        """Every event of the host, oldest first."""
+    def history(self, name: str, *, after: int = 0) -> list[dict[str, Any]]:
+        """Every event of the host later than event ``after``, oldest first."""
         events: list[dict[str, Any]] = []
         while True:
-            after = events[-1]["id"] if events else 0
             page = self.daemon.api("GET", f"/hosts/{name}/history", after=after, limit=500)["items"]
             events += page
             if len(page) < 500:
                 return events
+            after = page[-1]["id"]
 
     def story(self, name: str) -> str:
         """The history as lines, with the ends of the machine's console and the daemon's log: for a failed test."""
