@@ -418,10 +418,10 @@ async def test_a_machine_really_starts(real: LibvirtWorld, firmware: str, secure
     nvram = real.lv.root / "lib/qemu/nvram" / f"{wanted.name}_VARS.fd"
     assert nvram.exists() is (firmware == "uefi")
     said = b""
-    async with asyncio.timeout(90):  # OVMF needs some 5 s of a quiet machine to its first word
+    async with asyncio.timeout(90):  # OVMF needs some 5 s of a quiet machine to get there
         async for data in real.compute.console(real.target, wanted.uuid):
             said += data
-            if (b"SeaBIOS" if firmware == "bios" else b"BdsDxe") in said:
+            if (b"iPXE" if firmware == "bios" else b"Start PXE over IPv4") in said:
                 break
     assert said[:20] in log.read_bytes()
     assert (await real.compute.find(real.target, wanted.uuid)).state is MachineState.RUNNING  # type: ignore[union-attr]
@@ -477,7 +477,7 @@ async def test_dangerous_images_are_refused(real: LibvirtWorld, tmp_path: Path) 
         (large, "qcow2", r"3.0 GiB and does not fit on a disk of 1 GiB; take a larger flavor"),
         (plain, "vmdk", "format 'vmdk' is not taken"),
         (tmp_path / "absent", "raw", "there is no image"),
-        (tmp_path / "no" / "absent", "raw", "no"),
+        (tmp_path / "no" / "absent", "raw", "cannot be looked at"),
         (Path("relative.img"), "raw", "absolute path"),
     ):
         wanted = spec(disks=(DiskSpec(1, str(image), kind),))

@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode
@@ -27,12 +26,20 @@ THREADS = 16
 OPEN_SECONDS = 20.0
 KEEPALIVE = (5, 3)  # seconds between probes, how many may go unanswered
 
-# The hypervisor answered, and its answer depends on the moment.
-_BUSY = {
-    libvirt.VIR_ERR_OPERATION_TIMEOUT,
-    libvirt.VIR_ERR_RESOURCE_BUSY,
-    libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
-    libvirt.VIR_ERR_NO_MEMORY,
+# Errors that another try would only bring again. All others (a full disk, QEMU's monitor, a busy domain) may pass.
+_FINAL = {
+    libvirt.VIR_ERR_ACCESS_DENIED,
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+    libvirt.VIR_ERR_INVALID_ARG,
+    libvirt.VIR_ERR_NO_DOMAIN,
+    libvirt.VIR_ERR_NO_SUPPORT,
+    libvirt.VIR_ERR_OPERATION_DENIED,
+    libvirt.VIR_ERR_OPERATION_INVALID,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+    libvirt.VIR_ERR_XML_DETAIL,
+    libvirt.VIR_ERR_XML_ERROR,
 }
 # Trying again opens nothing: wrong credentials, a URI nobody serves.
 _NEVER_OPENS = {
@@ -90,17 +97,16 @@ def _or(words: set[str]) -> str:
 def translate(error: libvirt.libvirtError, target: HypervisorTarget, doing: str) -> DriverError:
     """libvirt's error as one of the contract's, saying what was being done and where."""
     text = f"hypervisor {target.name}: {doing}: {error.get_error_message() or error}"
-    broken = error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
-    if broken or error.get_error_code() in _BUSY:
-        return DriverUnavailable(text)
-    return DriverRejected(text)
+    if error.get_error_code() in _FINAL and error.get_error_domain() != libvirt.VIR_FROM_RPC:
+        return DriverRejected(text)
+    return DriverUnavailable(text)
 
 
 class Connections:
     """The open connections of one driver. ``run`` is how everything else reaches a hypervisor."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="libvirt")
+        self._slots = asyncio.Semaphore(THREADS)
         self._opening: dict[str, asyncio.Task[Any]] = {}
 
     async def run(self, target: HypervisorTarget, doing: str, work: Callable[[Any], T]) -> T:
@@ -119,8 +125,34 @@ class Connections:
             raise translate(error, target, doing) from error
 
     async def thread(self, work: Callable[[], T]) -> T:
-        """``work()`` in one of this driver's threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """``work()`` in a thread. At most THREADS run at once, those counted in whose caller was cancelled.
+
+        They are daemon threads and no executor's, which Python would wait for at its end: a hypervisor that hangs must not
+        keep the daemon from stopping.
+        """
+        loop = asyncio.get_running_loop()
+        await self._slots.acquire()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            self._slots.release()
+            if future.cancelled():
+                return
+            if error is None:
+                future.set_result(result)  # type: ignore[arg-type]
+            else:
+                future.set_exception(error)
+
+        def run() -> None:
+            try:
+                outcome: tuple[T | None, BaseException | None] = work(), None
+            except BaseException as error:
+                outcome = None, error
+            with contextlib.suppress(RuntimeError):  # nobody waits any more: the loop is closed
+                loop.call_soon_threadsafe(settle, *outcome)
+
+        threading.Thread(target=run, name="libvirt", daemon=True).start()
+        return await future
 
     async def get(self, target: HypervisorTarget) -> Any:
         """The open connection to ``target``, opened if need be; many callers wait for one attempt."""
@@ -152,11 +184,10 @@ class Connections:
         tasks, self._opening = list(self._opening.values()), {}
         for task in tasks:
             if task.done() and not task.cancelled() and task.exception() is None:
-                with contextlib.suppress(libvirt.libvirtError):
-                    await self.thread(task.result().close)
+                with contextlib.suppress(libvirt.libvirtError, TimeoutError):
+                    await asyncio.wait_for(self.thread(task.result().close), 5)
             else:
                 task.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def alive(connection: Any) -> bool:

@@ -176,7 +176,12 @@ def _volume_at(connection: Any, target: HypervisorTarget, path: str) -> Iterator
                     f"provisiond-look-{hashlib.sha256(str(file.parent).encode()).hexdigest()[:16]}",
                 )
                 _sub(_sub(root, "target"), "path", str(file.parent))
-                pool = made = connection.storagePoolCreateXML(_text(root), 0)
+                try:
+                    pool = made = connection.storagePoolCreateXML(_text(root), 0)
+                except libvirt.libvirtError as error:
+                    raise DriverRejected(
+                        f"image {path} cannot be looked at on hypervisor {target.name}: {error.get_error_message()}"
+                    ) from error
             yield _image_volume(pool, target, file)
         finally:
             if made is not None:

@@ -31,7 +31,20 @@ def mark_of(domain: Any) -> xml.Mark | None:
 
 def list_machines(connection: Any) -> list[Machine]:
     """Every machine of ours on this hypervisor."""
-    return [machine(domain) for domain in connection.listAllDomains(0) if mark_of(domain) is not None]
+    found = (machine_if_ours(domain) for domain in connection.listAllDomains(0))
+    return [machine for machine in found if machine is not None]
+
+
+def machine_if_ours(domain: Any) -> Machine | None:
+    """The machine; None for somebody else's, and for one that was removed a moment ago."""
+    if mark_of(domain) is None:
+        return None
+    try:
+        return machine(domain)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
 
 
 def lookup(connection: Any, uuid: str) -> Any:

@@ -16,7 +16,7 @@ import libvirt
 
 from provisiond.drivers.compute import HypervisorTarget, Machine, MachineEvent, MachineSpec, disks, xml
 from provisiond.drivers.compute.connection import Connections, Options, split_uri
-from provisiond.drivers.compute.domains import list_machines, lookup, machine, mark_of
+from provisiond.drivers.compute.domains import list_machines, lookup, machine, machine_if_ours, mark_of
 from provisiond.drivers.compute.seed import seed_image
 from provisiond.drivers.compute.snapshots import revert, snapshot
 from provisiond.drivers.compute.watch import console, lifecycle
@@ -59,7 +59,7 @@ class LibvirtCompute:
     async def find(self, target: HypervisorTarget, uuid: str) -> Machine | None:
         def work(connection: Any) -> Machine | None:
             domain = lookup(connection, uuid)
-            return None if domain is None or mark_of(domain) is None else machine(domain)
+            return None if domain is None else machine_if_ours(domain)
 
         return await self._connections.run(target, f"cannot find machine {uuid}", work)
 
