@@ -471,6 +471,10 @@ async def test_in_another_namespace_and_stopped_midway(files: Files, tmp_path: P
             out = tmp_path / "got"
             await run("ip", "netns", "exec", there.name, "curl", "-sS", "-o", out, f"tftp://{host}/file-9999")
             assert out.read_bytes() == content(9999)
+        scope = there.run(["ip", "-6", "-o", "addr", "show", "dev", "br0", "scope", "link"]).stdout.split()[3]
+        local = f"tftp://[{scope.partition('/')[0]}%25br0]/file-5000"
+        await run("ip", "netns", "exec", there.name, "curl", "-sS", "-o", out, local)
+        assert out.read_bytes() == content(5000)
         client = there.udp("10.79.0.1")
         client.sendto(b"\0\1mem-600\0octet\0", ("10.79.0.1", 69))
         await asyncio.sleep(0.1)

@@ -65,8 +65,9 @@ class Child:
         DriverUnavailable with its words when it does not; it is then tried again and again, with pauses.
         """
         async with self._lock:
+            if self._task is None:
+                await end_leftovers(self._argument)
             await self._down()
-            await end_leftovers(self._argument)
             outcome = self._outcome = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._run(), name="dhcp-dnsmasq")
             problem = await outcome

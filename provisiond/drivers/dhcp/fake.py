@@ -55,11 +55,10 @@ class FakeDhcp:
     async def reserve(self, reservation: Reservation) -> None:
         await self._enter("reserve", reservation.mac)
         wanted = checked(reservation, self._subnets)
-        known = self._known()
-        if known.get(wanted.mac) == wanted:
-            return
-        for other in [mac for mac, held in known.items() if held.ip == wanted.ip and mac != wanted.mac]:
-            self._remove(other)
+        others = [self._files.holder(wanted.ip)] if self._files else list(self._memory.values())
+        for other in others:
+            if other and other.ip == wanted.ip and other.mac != wanted.mac:
+                self._remove(other.mac)
         if self._files:
             self._files.write(wanted)
         else:
@@ -73,6 +72,8 @@ class FakeDhcp:
             await self._tell("removed", lease)
 
     async def reservations(self) -> list[Reservation]:
+        if self._files:
+            self._files.reload()  # several daemons may share the directory
         return list(self._known().values())
 
     async def leases(self) -> list[Lease]:

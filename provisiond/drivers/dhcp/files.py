@@ -64,6 +64,7 @@ class ReservationFiles:
         self.directory = directory
         self._render = render
         self._by_mac: dict[str, Reservation] | None = None
+        self._by_ip: dict[str, Reservation] = {}
 
     def path(self, mac: str) -> Path:
         """The file of a (normal) MAC."""
@@ -74,6 +75,7 @@ class ReservationFiles:
         if self._by_mac is None:
             try:
                 self._by_mac = self._load()
+                self._by_ip = {reservation.ip: reservation for reservation in self._by_mac.values()}
             except OSError as error:
                 raise DriverUnavailable(
                     f"cannot read the reservations in {self.directory}: {error}"
@@ -82,7 +84,12 @@ class ReservationFiles:
 
     def holder(self, ip: str) -> Reservation | None:
         """Who has the address."""
-        return next((r for r in self.all().values() if r.ip == ip), None)
+        self.all()
+        return self._by_ip.get(ip)
+
+    def reload(self) -> None:
+        """Read the disk again at the next call: another process may have written."""
+        self._by_mac = None
 
     def write(self, reservation: Reservation) -> None:
         """Keep it, in place of an earlier one of the MAC. DriverUnavailable when the disk does not take it."""
@@ -96,7 +103,8 @@ class ReservationFiles:
             raise DriverUnavailable(
                 f"host {reservation.host}: cannot write its reservation: {error}"
             ) from error
-        known[reservation.mac] = reservation
+        self._drop(known.get(reservation.mac))
+        known[reservation.mac] = self._by_ip[reservation.ip] = reservation
 
     def remove(self, mac: str) -> Reservation | None:
         """Forget it; None if there was none."""
@@ -105,7 +113,12 @@ class ReservationFiles:
             self.path(mac).unlink(missing_ok=True)
         except OSError as error:
             raise DriverUnavailable(f"cannot remove the reservation of {mac}: {error}") from error
+        self._drop(known.get(mac))
         return known.pop(mac, None)
+
+    def _drop(self, earlier: Reservation | None) -> None:
+        if earlier and self._by_ip.get(earlier.ip) == earlier:
+            del self._by_ip[earlier.ip]
 
     def _load(self) -> dict[str, Reservation]:
         self.directory.mkdir(parents=True, exist_ok=True)
