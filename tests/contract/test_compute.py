@@ -641,6 +641,33 @@ async def test_a_frozen_hypervisor_is_noticed(real: LibvirtWorld, monkeypatch: p
     assert await real.compute.list(real.target) == []
 
 
+async def test_a_frozen_hypervisor_does_not_keep_the_daemon_from_stopping(real: LibvirtWorld) -> None:
+    """A process with a call that hangs in libvirt ends all the same when it is told to."""
+    program = (
+        "import asyncio, sys\n"
+        "from provisiond.drivers.compute import HypervisorTarget\n"
+        "from provisiond.drivers.compute.libvirt import LibvirtCompute\n"
+        "async def main():\n"
+        f"    compute, target = LibvirtCompute(), {real.target!r}\n"
+        "    await compute.list(target); print('ready', flush=True); sys.stdin.readline()\n"
+        "    task = asyncio.create_task(compute.list(target)); await asyncio.sleep(0.2)\n"
+        "    task.cancel(); await compute.close()\n"
+        "asyncio.run(main())\n"
+    )
+    pid = int((real.lv.root / "run/libvirtd.pid").read_text())
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        await asyncio.to_thread(child.stdout.readline)
+        os.kill(pid, signal.SIGSTOP)
+        start = time.monotonic()
+        await asyncio.to_thread(child.communicate, b"go\n", 14)
+        assert (child.returncode, time.monotonic() - start < 10) == (0, True)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        child.kill()
+
+
 async def test_a_hypervisor_that_is_not_there() -> None:
     """No socket there: try again. No such kind of hypervisor: do not."""
     compute = LibvirtCompute()

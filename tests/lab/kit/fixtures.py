@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.lab.kit.libvirtd import Libvirtd
+from tests.lab.kit.libvirtd import Libvirtd, reap, root_for
 from tests.lab.kit.netns import Netns
 
 
@@ -27,6 +25,7 @@ def need(*programs: str) -> None:
 def netns() -> Iterator[Netns]:
     """A namespace with bridge br-lab, 10.77.0.1/24 and fd77::1/64."""
     need("ip")
+    reap()
     with Netns() as ns:
         yield ns
 
@@ -35,5 +34,5 @@ def netns() -> Iterator[Netns]:
 def libvirtd(netns: Netns) -> Iterator[Libvirtd]:
     """A libvirtd in ``netns`` with an empty pool ``default``."""
     need("libvirtd", "qemu-img", "qemu-system-x86_64", "unshare")
-    with Libvirtd(netns, Path(tempfile.mkdtemp(prefix="pvlv-"))) as hypervisor:
+    with Libvirtd(netns, root_for(netns)) as hypervisor:
         yield hypervisor

@@ -22,6 +22,7 @@ from types import TracebackType
 
 import libvirt
 
+from tests.lab.kit import netns
 from tests.lab.kit.netns import Netns, end
 
 CACHE = Path(os.environ.get("PROVISIOND_LAB_CACHE", "/var/cache/provisiond-lab"))
@@ -202,6 +203,19 @@ class Libvirtd:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.child.wait(5)
             self.child = None
+
+
+def root_for(ns: Netns) -> Path:
+    """A directory for the libvirtd of ``ns`` that ``reap()`` finds again."""
+    return Path(tempfile.gettempdir()) / f"lv-{ns.name}"
+
+
+def reap() -> None:
+    """Remove the namespaces, daemons, machines and directories of test runs that were killed."""
+    netns.reap()
+    for root in Path(tempfile.gettempdir()).glob("lv-pvlab-*"):
+        if not Netns(root.name.removeprefix("lv-")).exists:
+            Libvirtd.attach(root).stop()
 
 
 def domain_type() -> str:
