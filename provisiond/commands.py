@@ -21,7 +21,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="The provisio
 db = typer.Typer(no_args_is_help=True, help="The database's schema.")
 app.add_typer(db, name="db")
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help=f"TOML file; default {DEFAULT_CONFIG} where it exists.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help=f"TOML file; default {DEFAULT_CONFIG} where it exists.")
+]
 
 
 def main() -> None:
@@ -44,7 +46,9 @@ def serve(config: Config = None) -> None:
 @app.command("check-config")
 def check_config(
     config: Config = None,
-    document_keys: Annotated[bool, typer.Option("--document", help="Print every key with its default as Markdown.")] = False,
+    document_keys: Annotated[
+        bool, typer.Option("--document", help="Print every key with its default as Markdown.")
+    ] = False,
 ) -> None:
     """Read the settings and say what is wrong with them, or that all is well."""
     if document_keys:
@@ -57,7 +61,9 @@ def check_config(
 
 
 @db.command("upgrade")
-def upgrade(config: Config = None, revision: Annotated[str, typer.Argument(help="Revision to go up to.")] = "head") -> None:
+def upgrade(
+    config: Config = None, revision: Annotated[str, typer.Argument(help="Revision to go up to.")] = "head"
+) -> None:
     """Bring the schema up to ``revision``; the daemon does this by itself at start."""
     url = _settings(config).database_url()
     migrate.upgrade(url, revision)
@@ -65,7 +71,9 @@ def upgrade(config: Config = None, revision: Annotated[str, typer.Argument(help=
 
 
 @db.command("downgrade")
-def downgrade(revision: Annotated[str, typer.Argument(help="Revision to go down to, or 'base'.")], config: Config = None) -> None:
+def downgrade(
+    revision: Annotated[str, typer.Argument(help="Revision to go down to, or 'base'.")], config: Config = None
+) -> None:
     """Take the schema back to ``revision``, for an older daemon. Stop the daemon first."""
     url = _settings(config).database_url()
     migrate.downgrade(url, revision)

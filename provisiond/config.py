@@ -25,10 +25,14 @@ class Section(BaseModel):
 class ServerSettings(Section):
     listen: str = Field("127.0.0.1", description="Address the REST API listens on.")
     port: int = Field(8420, ge=0, le=65535, description="TCP port of the REST API; 0 takes a free one.")
-    tls_cert: Path | None = Field(None, description="PEM certificate chain; with tls_key the API speaks HTTPS.")
+    tls_cert: Path | None = Field(
+        None, description="PEM certificate chain; with tls_key the API speaks HTTPS."
+    )
     tls_key: Path | None = Field(None, description="PEM private key of tls_cert.")
     max_body: int = Field(4 << 20, ge=1024, description="Largest request body taken, in bytes.")
-    shutdown_seconds: float = Field(20.0, gt=0, description="How long a graceful stop waits for steps and requests.")
+    shutdown_seconds: float = Field(
+        20.0, gt=0, description="How long a graceful stop waits for steps and requests."
+    )
 
 
 class DatabaseSettings(Section):
@@ -40,7 +44,10 @@ class DatabaseSettings(Section):
 
 
 class StateSettings(Section):
-    dir: Path = Field(Path("/var/lib/provisiond"), description="Where the daemon keeps its database, keys, media and consoles.")
+    dir: Path = Field(
+        Path("/var/lib/provisiond"),
+        description="Where the daemon keeps its database, keys, media and consoles.",
+    )
 
     @property
     def key_file(self) -> Path:
@@ -74,57 +81,99 @@ class BootSettings(Section):
     enabled: bool = Field(True, description="Serve TFTP and HTTP boot to machines.")
     listen: str = Field("0.0.0.0", description="Address of the HTTP boot server; machines must reach it.")  # noqa: S104
     http_port: int = Field(8421, ge=0, le=65535, description="TCP port of HTTP boot; 0 takes a free one.")
-    url: str = Field("", description="Base URL machines use for HTTP boot, such as http://10.0.0.1:8421; empty: made from listen and http_port.")
-    tftp_listen: list[str] = Field(["0.0.0.0"], description="Addresses (IPv4, IPv6) TFTP listens on; an empty list turns TFTP off.")  # noqa: S104
+    url: str = Field(
+        "",
+        description="Base URL machines use for HTTP boot, such as http://10.0.0.1:8421; empty: made from listen and http_port.",
+    )
+    tftp_listen: list[str] = Field(
+        ["0.0.0.0"],  # noqa: S104
+        description="Addresses (IPv4, IPv6) TFTP listens on; an empty list turns TFTP off.",
+    )
     tftp_port: int = Field(69, ge=0, le=65535, description="UDP port of TFTP; 0 takes a free one.")
     tftp_max_transfers: int = Field(1000, ge=1, description="TFTP transfers at once, all clients together.")
     tftp_max_per_client: int = Field(16, ge=1, description="TFTP transfers at once from one address.")
     loader: Literal["ipxe", "grub", "pxelinux"] = Field(
-        "ipxe", description="What machines are given first: ipxe, grub (shim and GRUB, for Secure Boot) or pxelinux (BIOS only; UEFI gets ipxe)."
+        "ipxe",
+        description="What machines are given first: ipxe, grub (shim and GRUB, for Secure Boot) or pxelinux (BIOS only; UEFI gets ipxe).",
     )
     loader_dirs: list[Path] = Field(
-        [Path("/usr/lib/ipxe"), Path("/usr/lib/PXELINUX"), Path("/usr/lib/syslinux/modules/bios"), Path("/usr/lib/shim"), Path("/usr/lib/grub/x86_64-efi-signed")],
+        [
+            Path("/usr/lib/ipxe"),
+            Path("/usr/lib/PXELINUX"),
+            Path("/usr/lib/syslinux/modules/bios"),
+            Path("/usr/lib/shim"),
+            Path("/usr/lib/grub/x86_64-efi-signed"),
+        ],
         description="Where the network boot programs are looked for, in order (Debian's packages by default).",
     )
-    ramdisk_dir: Path = Field(Path("/var/lib/provisiond/ramdisk"), description="Holds vmlinuz and initrd.img of provisiond's ramdisk.")
-    token_minutes: float = Field(120, gt=0, description="Life of a build token since the machine's last sign of life.")
-    loop_limit: int = Field(3, ge=2, description="How many times one build may ask for its installer before it counts as a boot loop.")
+    ramdisk_dir: Path = Field(
+        Path("/var/lib/provisiond/ramdisk"),
+        description="Holds vmlinuz and initrd.img of provisiond's ramdisk.",
+    )
+    token_minutes: float = Field(
+        120, gt=0, description="Life of a build token since the machine's last sign of life."
+    )
+    loop_limit: int = Field(
+        3,
+        ge=2,
+        description="How many times one build may ask for its installer before it counts as a boot loop.",
+    )
 
 
 class EngineSettings(Section):
     workers: int = Field(64, ge=1, description="Steps run at once by this daemon.")
-    lease_seconds: float = Field(40.0, ge=4, description="Lease of a claimed host; renewed at a quarter of it.")
+    lease_seconds: float = Field(
+        40.0, ge=4, description="Lease of a claimed host; renewed at a quarter of it."
+    )
     sweep_seconds: float = Field(2.0, gt=0, description="Longest sleep between two looks for due hosts.")
     per_bmc: int = Field(1, ge=1, description="Steps at once per BMC endpoint.")
     per_hypervisor: int = Field(4, ge=1, description="Steps at once per hypervisor.")
-    max_attempts: int = Field(6, ge=1, description="Tries of a step before its failure stands until someone acts.")
-    backoff_seconds: float = Field(2.0, gt=0, description="First pause after a failed try; doubles, with jitter.")
+    max_attempts: int = Field(
+        6, ge=1, description="Tries of a step before its failure stands until someone acts."
+    )
+    backoff_seconds: float = Field(
+        2.0, gt=0, description="First pause after a failed try; doubles, with jitter."
+    )
     backoff_max_seconds: float = Field(300.0, gt=0, description="Longest pause between two tries.")
-    power_poll_seconds: float = Field(300.0, ge=0, description="How often the power state of resting hosts is recorded; 0 never.")
+    power_poll_seconds: float = Field(
+        300.0, ge=0, description="How often the power state of resting hosts is recorded; 0 never."
+    )
 
 
 class DhcpSettings(Section):
-    driver: str = Field("external", description="dnsmasq (a child of the daemon), or external (your own DHCP server).")
+    driver: str = Field(
+        "external", description="dnsmasq (a child of the daemon), or external (your own DHCP server)."
+    )
     interfaces: list[str] = Field([], description="Network interfaces dnsmasq answers on.")
-    proxy: bool = Field(False, description="Proxy mode: another server gives addresses, dnsmasq only the boot options.")
+    proxy: bool = Field(
+        False, description="Proxy mode: another server gives addresses, dnsmasq only the boot options."
+    )
     dnsmasq: str = Field("dnsmasq", description="Path of the dnsmasq program.")
     lease_seconds: int = Field(3600, ge=120, description="Life of a lease.")
 
 
 class HandoverSettings(Section):
-    driver: str = Field("none", description="Default handover of hosts whose parameters name none: ansible, script or none.")
-    ssh_key: Path | None = Field(None, description="Private key handover uses; default state.dir/ssh/id_ed25519, made at first start.")
+    driver: str = Field(
+        "none", description="Default handover of hosts whose parameters name none: ansible, script or none."
+    )
+    ssh_key: Path | None = Field(
+        None, description="Private key handover uses; default state.dir/ssh/id_ed25519, made at first start."
+    )
     timeout_seconds: float = Field(3600.0, gt=0, description="Longest time one handover run may take.")
 
 
 class TemplateSettings(Section):
-    dir: Path | None = Field(None, description="Directory of templates; default: the ones shipped with provisiond.")
+    dir: Path | None = Field(
+        None, description="Directory of templates; default: the ones shipped with provisiond."
+    )
     render_seconds: float = Field(2.0, gt=0, description="Longest time one rendering may take.")
     render_bytes: int = Field(1 << 20, ge=1024, description="Largest rendered output.")
 
 
 class LogSettings(Section):
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
     format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
 
 
@@ -163,7 +212,11 @@ class Settings(BaseSettings):
         if not url:
             return f"sqlite+aiosqlite:///{self.state.dir / 'provisiond.db'}"
         scheme, sep, rest = url.partition("://")
-        drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+        drivers = {
+            "sqlite": "sqlite+aiosqlite",
+            "postgresql": "postgresql+psycopg",
+            "postgres": "postgresql+psycopg",
+        }
         if not sep or scheme.split("+")[0] not in drivers:
             raise ConfigError("database.url must begin with sqlite:// or postgresql://")
         return f"{drivers[scheme.split('+')[0]]}://{rest}"
