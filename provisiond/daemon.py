@@ -122,6 +122,7 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
+    os.umask(0o027)  # the database and consoles are nobody else's business
     _log_to(settings)
     uvloop.run(_serve(settings))
 
