@@ -86,15 +86,45 @@ def postgres_server() -> Iterator[Postgres]:
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/"}
     try:
         subprocess.run(
-            [*as_user, programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"], **quiet
+            [
+                *as_user,
+                programs / "initdb",
+                "-D",
+                data,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-locale",
+                "--no-sync",
+            ],
+            **quiet,
         )
         subprocess.run(
-            [*as_user, programs / "pg_ctl", "-D", data, "-w", "-t", "60", "-l", folder / "log", "-o", options, "start"], **quiet
+            [
+                *as_user,
+                programs / "pg_ctl",
+                "-D",
+                data,
+                "-w",
+                "-t",
+                "60",
+                "-l",
+                folder / "log",
+                "-o",
+                options,
+                "start",
+            ],
+            **quiet,
         )
         try:
             yield Postgres(folder)
         finally:
-            subprocess.run([*as_user, programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], **quiet)
+            subprocess.run(
+                [*as_user, programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], **quiet
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -117,5 +147,3 @@ async def open_store(url: str) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
-
-

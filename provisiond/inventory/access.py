@@ -83,22 +83,37 @@ async def authenticate(store: Store, token: str) -> Principal:
         return found[0]
     generation = cache.generation
     statement = (
-        select(_token.c.id, _token.c.expires_at, _token.c.used_at, _user.c.id.label("user_id"), _user.c.name, _user.c.role)
+        select(
+            _token.c.id,
+            _token.c.expires_at,
+            _token.c.used_at,
+            _user.c.id.label("user_id"),
+            _user.c.name,
+            _user.c.role,
+        )
         .join(_user, _user.c.id == _token.c.user_id)
         .where(_token.c.hash == hashed)
     )
     async with store.connect() as connection:
         row = (await connection.execute(statement)).first()
     if row is None:
-        raise Denied("the token is unknown or was revoked; ask an administrator for another: provisionctl token create")
+        raise Denied(
+            "the token is unknown or was revoked; ask an administrator for another: provisionctl token create"
+        )
     now = utcnow()
     if row.expires_at is not None and row.expires_at <= now:
-        raise Denied(f"the token expired at {row.expires_at:%Y-%m-%d %H:%M} UTC; make another: provisionctl token create")
+        raise Denied(
+            f"the token expired at {row.expires_at:%Y-%m-%d %H:%M} UTC; make another: provisionctl token create"
+        )
     principal = Principal(row.user_id, row.name, row.role)
     if cache.generation == generation:
         if len(cache.good) >= _CACHE_SIZE:
             cache.good.clear()
-        left = CACHE_SECONDS if row.expires_at is None else min(CACHE_SECONDS, (row.expires_at - now).total_seconds())
+        left = (
+            CACHE_SECONDS
+            if row.expires_at is None
+            else min(CACHE_SECONDS, (row.expires_at - now).total_seconds())
+        )
         cache.good[hashed] = (principal, time.monotonic() + left)
     if row.used_at is None or row.used_at < now - _USED_EVERY:
 
@@ -138,7 +153,9 @@ async def first_admin_token(store: Store, path: Path) -> bool:
         await session.execute(insert(_user).values(user))
         row = new_row(Token, user_id=user["id"], name="first start", hash=_hash(token))
         await session.execute(insert(_token).values(row))
-        await history.add(session, kind="user.created", actor="engine", message="admin", data={"role": "admin"})
+        await history.add(
+            session, kind="user.created", actor="engine", message="admin", data={"role": "admin"}
+        )
         return True
 
     staged.replace(path)
@@ -161,7 +178,9 @@ async def create_user(store: Store, spec: UserCreate, *, actor: str) -> UserView
             raise Invalid([FieldError("name", f"there is a user {spec.name} already")])
         row = new_row(User, name=spec.name, role=spec.role)
         await session.execute(insert(_user).values(row))
-        await history.add(session, kind="user.created", actor=actor, message=spec.name, data={"role": spec.role})
+        await history.add(
+            session, kind="user.created", actor=actor, message=spec.name, data={"role": spec.role}
+        )
         return _user_view(row)
 
     try:
@@ -173,7 +192,9 @@ async def create_user(store: Store, spec: UserCreate, *, actor: str) -> UserView
 async def list_users(store: Store) -> list[UserView]:
     """Everybody, by name."""
     async with store.connect() as connection:
-        return [_user_view(row._mapping) for row in await connection.execute(select(_user).order_by(_user.c.name))]
+        return [
+            _user_view(row._mapping) for row in await connection.execute(select(_user).order_by(_user.c.name))
+        ]
 
 
 async def update_user(store: Store, name: str, change: UserUpdate, *, actor: str) -> UserView:
@@ -183,8 +204,12 @@ async def update_user(store: Store, name: str, change: UserUpdate, *, actor: str
         row = await _find_user(session, name)
         if row.role == "admin" and change.role != "admin":
             await _keep_an_admin(session, row)
-        await session.execute(update(_user).where(_user.c.id == row.id).values(role=change.role, updated_at=utcnow()))
-        await history.add(session, kind="user.updated", actor=actor, message=row.name, data={"role": change.role})
+        await session.execute(
+            update(_user).where(_user.c.id == row.id).values(role=change.role, updated_at=utcnow())
+        )
+        await history.add(
+            session, kind="user.updated", actor=actor, message=row.name, data={"role": change.role}
+        )
         return _user_view({**row._mapping, "role": change.role})
 
     view = await store.transact(work, EVENTS)
@@ -218,7 +243,9 @@ async def create_token(store: Store, user: str, spec: TokenCreate, *, actor: str
         expires: datetime | None = utcnow() + timedelta(days=spec.days) if spec.days is not None else None
         row = new_row(Token, user_id=owner.id, name=spec.name, hash=_hash(text), expires_at=expires)
         await session.execute(insert(_token).values(row))
-        await history.add(session, kind="token.created", actor=actor, message=f"for {owner.name}", data={"token": row["id"]})
+        await history.add(
+            session, kind="token.created", actor=actor, message=f"for {owner.name}", data={"token": row["id"]}
+        )
         return TokenCreated(token=text, **_token_fields({**row, "user": owner.name}))
 
     return await store.transact(work, EVENTS)
@@ -238,12 +265,18 @@ async def revoke_token(store: Store, token_id: str, *, actor: str, only_of: str 
     """End a token. ``only_of`` restricts it to the tokens of that user. Raises NotFound."""
 
     async def work(session: AsyncSession) -> None:
-        statement = select(_token.c.id, _user.c.name).join(_user, _user.c.id == _token.c.user_id).where(_token.c.id == token_id)
+        statement = (
+            select(_token.c.id, _user.c.name)
+            .join(_user, _user.c.id == _token.c.user_id)
+            .where(_token.c.id == token_id)
+        )
         row = (await session.execute(statement)).first()
         if row is None or (only_of is not None and row.name != only_of):
             raise NotFound("token", token_id)
         await session.execute(delete(_token).where(_token.c.id == token_id))
-        await history.add(session, kind="token.revoked", actor=actor, message=f"of {row.name}", data={"token": token_id})
+        await history.add(
+            session, kind="token.revoked", actor=actor, message=f"of {row.name}", data={"token": token_id}
+        )
 
     await store.transact(work, EVENTS)
     _cache(store).clear()
@@ -269,7 +302,11 @@ async def _find_user(session: AsyncSession, name: str) -> Any:
 
 async def _keep_an_admin(session: AsyncSession, row: Any) -> None:
     """Raises Conflict if ``row`` is the only administrator. Locks them all, so that two cannot remove each other."""
-    admins = (await session.execute(select(_user.c.id).where(_user.c.role == "admin").order_by(_user.c.id).with_for_update())).all()
+    admins = (
+        await session.execute(
+            select(_user.c.id).where(_user.c.role == "admin").order_by(_user.c.id).with_for_update()
+        )
+    ).all()
     if len(admins) <= 1:
         raise Conflict(f"user {row.name} is the last administrator; make another one first")
 

@@ -26,7 +26,9 @@ from provisiond.inventory.tables import Address, Host, Subnet, new_id, table, ut
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _address, _host, _subnet = table(Address), table(Host), table(Subnet)
 _at = _address.c.position
-_in_pool = and_(_address.c.subnet_id == bindparam("subnet"), _at.between(bindparam("first"), bindparam("last")))
+_in_pool = and_(
+    _address.c.subnet_id == bindparam("subnet"), _at.between(bindparam("first"), bindparam("last"))
+)
 _HIGHEST = select(func.max(_at)).where(_in_pool)
 _LOWEST = select(func.min(_at)).where(_in_pool)
 _pairs = select(_at.label("here"), func.lead(_at).over(order_by=_at).label("next")).where(_in_pool).subquery()
@@ -53,7 +55,9 @@ class Pools:
             return tuple((position(network, first), position(network, last)) for first, last in pairs)
 
         never = {position(network, row.gateway)} if row.gateway else set()
-        if network.num_addresses > 2:  # a /31 or /32 has neither (RFC 3021); an IPv6 link's first is its routers' (RFC 4291, 2.6.1)
+        if (
+            network.num_addresses > 2
+        ):  # a /31 or /32 has neither (RFC 3021); an IPv6 link's first is its routers' (RFC 4291, 2.6.1)
             never.add(position(network, str(network.network_address)))
             if network.version == 4:
                 never.add(position(network, str(network.broadcast_address)))
@@ -79,7 +83,11 @@ class Pools:
 
 def position(network: Network, ip: str) -> int:
     """Where ``ip`` stands in ``network``, as a signed number of 64 bits."""
-    return int(ipaddress.ip_address(ip)) - int(network.network_address) - (0 if network.version == 4 else 1 << 63)
+    return (
+        int(ipaddress.ip_address(ip))
+        - int(network.network_address)
+        - (0 if network.version == 4 else 1 << 63)
+    )
 
 
 def address_at(network: Network, at: int) -> str:
@@ -92,7 +100,10 @@ async def lock_subnets(session: AsyncSession, subnet_ids: Sequence[str]) -> None
     """Queue behind others who take from these subnets (PostgreSQL; on SQLite there is one writer anyway)."""
     if session.get_bind().dialect.name == "postgresql" and subnet_ids:
         await session.execute(
-            select(_subnet.c.id).where(_subnet.c.id.in_(subnet_ids)).order_by(_subnet.c.id).with_for_update(key_share=True)
+            select(_subnet.c.id)
+            .where(_subnet.c.id.in_(subnet_ids))
+            .order_by(_subnet.c.id)
+            .with_for_update(key_share=True)
         )
 
 
@@ -108,7 +119,9 @@ async def take_address(session: AsyncSession, subnet: Any, host_id: str, wanted:
             raise Invalid([FieldError("ip", reason)])
         if not await insert_positions(session, pools, [(position(pools.network, wanted), host_id)]):
             holders = await holders_of(session, pools.subnet_id, [wanted])
-            raise Conflict(f"{wanted} in subnet {pools.name} is taken by host {holders.get(wanted, 'unknown')}")
+            raise Conflict(
+                f"{wanted} in subnet {pools.name} is taken by host {holders.get(wanted, 'unknown')}"
+            )
         return wanted
     await lock_subnets(session, [pools.subnet_id])
     return (await take_free(session, pools, [host_id]))[0]
@@ -127,7 +140,9 @@ async def take_free(session: AsyncSession, pools: Pools, host_ids: Sequence[str]
     return taken
 
 
-async def insert_positions(session: AsyncSession, pools: Pools, wanted: Sequence[tuple[int, str]]) -> list[int]:
+async def insert_positions(
+    session: AsyncSession, pools: Pools, wanted: Sequence[tuple[int, str]]
+) -> list[int]:
     """Try to take each (position, host id); returns the positions won, those that somebody has already are left out.
 
     When fewer are won than wanted, the first hosts of the list have them.

@@ -53,7 +53,9 @@ def wanted_cards(path: str, host_id: str, spec: HostCreate | HostUpdate) -> list
     ]
 
 
-def update_cards(host_id: str, change: HostUpdate, rows: Sequence[Any], subnets: dict[str, str]) -> list[Card]:
+def update_cards(
+    host_id: str, change: HostUpdate, rows: Sequence[Any], subnets: dict[str, str]
+) -> list[Card]:
     """The cards after an update of a host that has ``rows``; ``subnets`` maps ids to names.
 
     ``interfaces`` replaces them all (one with a known MAC stays itself); mac, subnet and ip change the primary one.
@@ -117,16 +119,22 @@ async def load_pools(session: AsyncSession, cards: Iterable[Card]) -> dict[str, 
     return {row.id: Pools.of(row) for row in rows}
 
 
-async def check_addresses(session: AsyncSession, cards: Sequence[Card], pools: dict[str, Pools]) -> list[FieldError]:
+async def check_addresses(
+    session: AsyncSession, cards: Sequence[Card], pools: dict[str, Pools]
+) -> list[FieldError]:
     """Wanted addresses that no host may have, that are taken, or that have no subnet."""
     errors: list[FieldError] = []
     by_subnet: dict[str, list[Card]] = {}
     for card in cards:
-        if card.ip is None or (card.row is not None and (card.row.subnet_id, card.row.ip) == (card.subnet_id, card.ip)):
+        if card.ip is None or (
+            card.row is not None and (card.row.subnet_id, card.row.ip) == (card.subnet_id, card.ip)
+        ):
             continue
         if card.subnet_id is None:
             if card.subnet is None:
-                errors.append(FieldError(f"{card.path}subnet", f"an address ({card.ip}) needs the subnet it is in"))
+                errors.append(
+                    FieldError(f"{card.path}subnet", f"an address ({card.ip}) needs the subnet it is in")
+                )
         elif reason := pools[card.subnet_id].why_not(card.ip):
             errors.append(FieldError(f"{card.path}ip", reason))
         else:
@@ -139,14 +147,20 @@ async def check_addresses(session: AsyncSession, cards: Sequence[Card], pools: d
     return errors
 
 
-async def settle_cards(session: AsyncSession, cards: Sequence[Card], gone: Sequence[Any], pools: dict[str, Pools]) -> None:
+async def settle_cards(
+    session: AsyncSession, cards: Sequence[Card], gone: Sequence[Any], pools: dict[str, Pools]
+) -> None:
     """Write the cards: give back addresses no longer wanted, take the new ones, insert, change and delete interfaces.
 
     The hosts' rows are there already. Raises PoolExhausted, or Conflict where somebody took a wanted address just now.
     """
     for row in gone:
         await session.execute(delete(_interface).where(_interface.c.id == row.id))
-    moved = [c for c in cards if c.row is not None and (c.row.subnet_id != c.subnet_id or (c.ip and c.row.ip != c.ip))]
+    moved = [
+        c
+        for c in cards
+        if c.row is not None and (c.row.subnet_id != c.subnet_id or (c.ip and c.row.ip != c.ip))
+    ]
     for row in [*gone, *(card.row for card in moved)]:
         if row.ip is not None:
             await free_addresses(session, row.host_id, [row.ip])
@@ -156,15 +170,31 @@ async def settle_cards(session: AsyncSession, cards: Sequence[Card], gone: Seque
         await session.execute(
             insert(_interface),
             [
-                new_row(Interface, host_id=c.host_id, name=c.name, mac=c.mac, ip=c.ip, subnet_id=c.subnet_id, primary=c.primary)
+                new_row(
+                    Interface,
+                    host_id=c.host_id,
+                    name=c.name,
+                    mac=c.mac,
+                    ip=c.ip,
+                    subnet_id=c.subnet_id,
+                    primary=c.primary,
+                )
                 for c in fresh
             ],
         )
     for c in cards:
         if c.row is not None:
-            new = {"name": c.name, "mac": c.mac, "ip": c.ip if c in moved else c.row.ip, "subnet_id": c.subnet_id, "primary": c.primary}
+            new = {
+                "name": c.name,
+                "mac": c.mac,
+                "ip": c.ip if c in moved else c.row.ip,
+                "subnet_id": c.subnet_id,
+                "primary": c.primary,
+            }
             if any(getattr(c.row, column) != value for column, value in new.items()):
-                await session.execute(update(_interface).where(_interface.c.id == c.row.id).values(**new, updated_at=utcnow()))
+                await session.execute(
+                    update(_interface).where(_interface.c.id == c.row.id).values(**new, updated_at=utcnow())
+                )
 
 
 async def _take(session: AsyncSession, cards: Sequence[Card], pools: dict[str, Pools]) -> None:
@@ -177,9 +207,15 @@ async def _take(session: AsyncSession, cards: Sequence[Card], pools: dict[str, P
         subnet = pools[subnet_id]
         for card in (c for c in group if c.ip is not None):
             assert card.ip is not None
-            if not await insert_positions(session, subnet, [(position(subnet.network, card.ip), card.host_id)]):
-                raise Conflict(f"{card.ip} in subnet {subnet.name} was taken by another request just now; choose another")
+            if not await insert_positions(
+                session, subnet, [(position(subnet.network, card.ip), card.host_id)]
+            ):
+                raise Conflict(
+                    f"{card.ip} in subnet {subnet.name} was taken by another request just now; choose another"
+                )
         free = [card for card in group if card.ip is None]
         if free and subnet.ranges:
-            for card, ip in zip(free, await take_free(session, subnet, [c.host_id for c in free]), strict=True):
+            for card, ip in zip(
+                free, await take_free(session, subnet, [c.host_id for c in free]), strict=True
+            ):
                 card.ip = ip

@@ -71,27 +71,76 @@ async def _check_group(session: AsyncSession, row_id: str | None, spec: shapes.G
     return []
 
 
-def _noun(name: str, plural: str, model: type[SQLModel], shape: type[Request], view: Any, check: Check | None = None, **refs: str) -> Noun:
+def _noun(
+    name: str,
+    plural: str,
+    model: type[SQLModel],
+    shape: type[Request],
+    view: Any,
+    check: Check | None = None,
+    **refs: str,
+) -> Noun:
     return Noun(name, plural, model, shape, shapes.partial(shape), view, refs, check)
 
 
-_SETTINGS = {n: n for n in ("operating_system", "medium", "image", "subnet", "domain", "hypervisor", "flavor")}
+_SETTINGS = {
+    n: n for n in ("operating_system", "medium", "image", "subnet", "domain", "hypervisor", "flavor")
+}
 CATALOGUE: dict[str, Noun] = {
     noun.name: noun
     for noun in (
-        _noun("group", "groups", tables.HostGroup, shapes.Group, shapes.GroupView, _check_group, parent="group", **_SETTINGS),
-        _noun("subnet", "subnets", tables.Subnet, shapes.Subnet, shapes.SubnetView, check_subnet_in_use, domain="domain"),
+        _noun(
+            "group",
+            "groups",
+            tables.HostGroup,
+            shapes.Group,
+            shapes.GroupView,
+            _check_group,
+            parent="group",
+            **_SETTINGS,
+        ),
+        _noun(
+            "subnet",
+            "subnets",
+            tables.Subnet,
+            shapes.Subnet,
+            shapes.SubnetView,
+            check_subnet_in_use,
+            domain="domain",
+        ),
         _noun("domain", "domains", tables.Domain, shapes.Domain, shapes.DomainView),
-        _noun("operating_system", "operating-systems", tables.OperatingSystem, shapes.OperatingSystem, shapes.OperatingSystemView),
-        _noun("medium", "media", tables.Medium, shapes.Medium, shapes.MediumView, operating_system="operating_system"),
-        _noun("image", "images", tables.Image, shapes.Image, shapes.ImageView, operating_system="operating_system"),
+        _noun(
+            "operating_system",
+            "operating-systems",
+            tables.OperatingSystem,
+            shapes.OperatingSystem,
+            shapes.OperatingSystemView,
+        ),
+        _noun(
+            "medium",
+            "media",
+            tables.Medium,
+            shapes.Medium,
+            shapes.MediumView,
+            operating_system="operating_system",
+        ),
+        _noun(
+            "image",
+            "images",
+            tables.Image,
+            shapes.Image,
+            shapes.ImageView,
+            operating_system="operating_system",
+        ),
         _noun("hypervisor", "hypervisors", tables.Hypervisor, shapes.Hypervisor, shapes.HypervisorView),
         _noun("flavor", "flavors", tables.Flavor, shapes.Flavor, shapes.FlavorView),
     )
 }
 
 
-async def create(store: Store, noun: Noun, spec: Request, *, actor: str, also: Also | None = None) -> shapes.Identified:
+async def create(
+    store: Store, noun: Noun, spec: Request, *, actor: str, also: Also | None = None
+) -> shapes.Identified:
     """Make one from its ``noun.create`` shape. Raises Invalid (every wrong field).
 
     ``also`` is further work for the same transaction, which is given what was made.
@@ -122,10 +171,14 @@ async def get(store: Store, noun: Noun, name: str) -> shapes.Identified:
 async def list_all(store: Store, noun: Noun) -> list[shapes.Identified]:
     """All of them, by name."""
     async with store.connect() as connection:
-        return [_view(noun, row) for row in await connection.execute(_select(noun).order_by(noun.table.c.name))]
+        return [
+            _view(noun, row) for row in await connection.execute(_select(noun).order_by(noun.table.c.name))
+        ]
 
 
-async def change(store: Store, noun: Noun, name: str, update_spec: Request, *, actor: str) -> shapes.Identified:
+async def change(
+    store: Store, noun: Noun, name: str, update_spec: Request, *, actor: str
+) -> shapes.Identified:
     """Lay the fields given in ``update_spec`` over what is there and check the whole. Raises NotFound, Invalid."""
 
     async def work(session: AsyncSession) -> shapes.Identified:
@@ -136,10 +189,23 @@ async def change(store: Store, noun: Noun, name: str, update_spec: Request, *, a
         try:
             spec = noun.create.model_validate(whole)
         except ValidationError as error:
-            raise Invalid([FieldError(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]) from None
+            raise Invalid(
+                [
+                    FieldError(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))
+                    for e in error.errors()
+                ]
+            ) from None
         columns = await _checked(session, noun, row.id, spec)
-        await session.execute(update(noun.table).where(noun.table.c.id == row.id).values(**columns, updated_at=utcnow()))
-        await history.add(session, kind=f"{noun.name}.updated", actor=actor, message=row.name, data={"fields": sorted(given)})
+        await session.execute(
+            update(noun.table).where(noun.table.c.id == row.id).values(**columns, updated_at=utcnow())
+        )
+        await history.add(
+            session,
+            kind=f"{noun.name}.updated",
+            actor=actor,
+            message=row.name,
+            data={"fields": sorted(given)},
+        )
         return await _read(session, noun, row.id)
 
     return await _write(store, work)
@@ -152,20 +218,26 @@ async def remove(store: Store, noun: Noun, name: str, *, actor: str) -> None:
         row = await _lock(session, noun, name)
         users = await _users(session, noun.table, row.id)
         if users:
-            raise Conflict(f"{noun.command} {name} is used by {', '.join(users)}; change or delete those first")
+            raise Conflict(
+                f"{noun.command} {name} is used by {', '.join(users)}; change or delete those first"
+            )
         await session.execute(delete(noun.table).where(noun.table.c.id == row.id))
         await history.add(session, kind=f"{noun.name}.deleted", actor=actor, message=row.name)
 
     try:
         await store.transact(work, EVENTS)
     except IntegrityError:
-        raise Conflict(f"{noun.command} {name} has just come into use; look who uses it and try again") from None
+        raise Conflict(
+            f"{noun.command} {name} has just come into use; look who uses it and try again"
+        ) from None
 
 
 async def get_parameters(store: Store) -> dict[str, Any]:
     """The global parameters."""
     async with store.connect() as connection:
-        found = (await connection.execute(select(_setting.c.value).where(_setting.c.name == PARAMETERS))).scalar()
+        found = (
+            await connection.execute(select(_setting.c.value).where(_setting.c.name == PARAMETERS))
+        ).scalar()
     return dict(found or {})
 
 
@@ -194,10 +266,16 @@ async def _checked(session: AsyncSession, noun: Noun, row_id: str | None, spec: 
     columns = {name: getattr(spec, name) for name in noun.create.model_fields if name not in noun.references}
     wanted = {name: value for name in noun.references if (value := getattr(spec, name)) is not None}
     names = await find_names(session, [(noun.references[name], value) for name, value in wanted.items()])
-    errors = [FieldError(f, why) for f, value in wanted.items() if (why := names.missing(noun.references[f], value))]
-    same = select(noun.table.c.id).where(noun.table.c.name == columns["name"], noun.table.c.id != (row_id or ""))
+    errors = [
+        FieldError(f, why) for f, value in wanted.items() if (why := names.missing(noun.references[f], value))
+    ]
+    same = select(noun.table.c.id).where(
+        noun.table.c.name == columns["name"], noun.table.c.id != (row_id or "")
+    )
     if (await session.execute(same)).first():
-        errors.append(FieldError("name", f"there is a {noun.name.replace('_', ' ')} {columns['name']} already"))
+        errors.append(
+            FieldError("name", f"there is a {noun.name.replace('_', ' ')} {columns['name']} already")
+        )
     if noun.check is not None:
         errors += await noun.check(session, row_id, spec)
     if errors:
@@ -231,7 +309,9 @@ async def _read(session: AsyncSession, noun: Noun, row_id: str) -> shapes.Identi
 
 
 async def _lock(session: AsyncSession, noun: Noun, name: str) -> Any:
-    row = (await session.execute(select(noun.table).where(noun.table.c.name == name).with_for_update())).first()
+    row = (
+        await session.execute(select(noun.table).where(noun.table.c.name == name).with_for_update())
+    ).first()
     if row is None:
         raise NotFound(noun.command, name)
     return row
@@ -250,11 +330,15 @@ async def _users(session: AsyncSession, target: Table, row_id: str) -> list[str]
             else:
                 statement, called = select(source.c.name), source.name.removeprefix("host_").replace("_", "-")
             names = list((await session.execute(statement.where(column == row_id).limit(6))).scalars())
-            found += [f"{called} {name}" for name in sorted(names)[:5]] + (["more of that kind"] if len(names) > 5 else [])
+            found += [f"{called} {name}" for name in sorted(names)[:5]] + (
+                ["more of that kind"] if len(names) > 5 else []
+            )
     return sorted(set(found))
 
 
-async def _write(store: Store, work: Callable[[AsyncSession], Awaitable[shapes.Identified]]) -> shapes.Identified:
+async def _write(
+    store: Store, work: Callable[[AsyncSession], Awaitable[shapes.Identified]]
+) -> shapes.Identified:
     """Run ``work``; where another writer was quicker with the same name, run it again, to find that and say so."""
     try:
         return await store.transact(work, EVENTS)

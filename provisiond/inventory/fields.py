@@ -188,4 +188,8 @@ Serial = Annotated[str, Field(max_length=128), _TEXT, AfterValidator(_serial)]
 Line = Annotated[str, Field(max_length=1024), _TEXT]  # one line of text
 Word = Annotated[str, Field(max_length=128), _TEXT]
 Parameters = Annotated[dict[str, Any], AfterValidator(check_parameters)]
-AddressRange = Annotated[list[Ip], BeforeValidator(_pair, json_schema_input_type=str | list[str]), Field(min_length=2, max_length=2)]
+AddressRange = Annotated[
+    list[Ip],
+    BeforeValidator(_pair, json_schema_input_type=str | list[str]),
+    Field(min_length=2, max_length=2),
+]

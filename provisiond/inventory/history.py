@@ -89,7 +89,13 @@ async def add_many(session: AsyncSession, lines: Sequence[dict[str, Any]]) -> No
 
 
 async def list_events(
-    store: Store, host: str | None = None, after_id: int = 0, limit: int = 500, *, newest: bool = False, kind: str | None = None
+    store: Store,
+    host: str | None = None,
+    after_id: int = 0,
+    limit: int = 500,
+    *,
+    newest: bool = False,
+    kind: str | None = None,
 ) -> list[EventView]:
     """Events with an id above ``after_id``, oldest first; of one host by its name or id (also a deleted one), of one ``kind``.
 
@@ -102,7 +108,9 @@ async def list_events(
     async with store.connect() as connection:
         if host is not None:
             living = (await connection.execute(select(_host.c.id).where(_host.c.name == host))).scalar()
-            statement = statement.where(e.host_id == living if living else or_(e.host_id == host, e.host_name == host))
+            statement = statement.where(
+                e.host_id == living if living else or_(e.host_id == host, e.host_name == host)
+            )
         rows = (await connection.execute(statement.order_by(e.id.desc() if newest else e.id))).all()
     views = [view(row) for row in rows]
     return views[::-1] if newest else views

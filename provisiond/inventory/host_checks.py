@@ -56,7 +56,9 @@ NEEDED = frozenset({"name", "architecture", "firmware", "method", "priority", "p
 _host, _interface = table(Host), table(Interface)
 _TAKEN = union_all(
     *(
-        select(literal(column.name).label("what"), column.label("value"), _host.c.name.label("host"), _host.c.id)
+        select(
+            literal(column.name).label("what"), column.label("value"), _host.c.name.label("host"), _host.c.id
+        )
         .select_from(source)
         .where(column.in_(bindparam(column.name, expanding=True)))
         for source, column in (

@@ -56,7 +56,11 @@ def head() -> str:
 def differences(url: str) -> list[Any]:
     """Where the database differs from the models, as alembic tells it; empty when they agree."""
     with _connected(url) as connection:
-        return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), SQLModel.metadata))
+        return list(
+            compare_metadata(
+                MigrationContext.configure(connection, opts={"compare_type": True}), SQLModel.metadata
+            )
+        )
 
 
 def draft(url: str, message: str, revision_id: str) -> None:
@@ -85,7 +89,9 @@ def _connected(url: str) -> Iterator[Connection]:
             connection.isolation_level = None  # or DDL would commit behind our back
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA busy_timeout=30000")
-            connection.execute("PRAGMA foreign_keys=OFF")  # tables are rebuilt, see SQLite's manual on ALTER TABLE, 7
+            connection.execute(
+                "PRAGMA foreign_keys=OFF"
+            )  # tables are rebuilt, see SQLite's manual on ALTER TABLE, 7
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Any) -> None:
@@ -94,12 +100,18 @@ def _connected(url: str) -> Iterator[Connection]:
     try:
         with engine.begin() as connection:
             if not sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})  # one at a time
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK}
+                )  # one at a time
             yield connection
             if sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
-                raise Conflict(f"the migration would leave {len(broken)} rows that refer to nothing; nothing was changed")
+                raise Conflict(
+                    f"the migration would leave {len(broken)} rows that refer to nothing; nothing was changed"
+                )
     except CommandError as error:
-        raise ConfigError(f"the database cannot be migrated: {error}; it may be of a newer provisiond") from None
+        raise ConfigError(
+            f"the database cannot be migrated: {error}; it may be of a newer provisiond"
+        ) from None
     except DBAPIError as error:
         raise ConfigError(f"the database cannot be used: {error.orig}") from error
     finally:

@@ -33,7 +33,9 @@ def merge(places: Iterable[tuple[str, Mapping[str, Any]]]) -> Merged:
     return merged
 
 
-def _lay_over(below: dict[str, Any], above: Mapping[str, Any], place: str, origins: dict[str, str], path: str) -> None:
+def _lay_over(
+    below: dict[str, Any], above: Mapping[str, Any], place: str, origins: dict[str, str], path: str
+) -> None:
     for key, value in above.items():
         here = path + key.replace("\\", "\\\\").replace(".", "\\.")
         current = below.get(key)

@@ -36,7 +36,9 @@ from provisiond.inventory.tables import (
 )
 
 PARAMETERS = "parameters"  # the Setting that holds the global ones
-_host, _bmc, _deployment, _interface, _group = (table(t) for t in (Host, Bmc, Deployment, Interface, HostGroup))
+_host, _bmc, _deployment, _interface, _group = (
+    table(t) for t in (Host, Bmc, Deployment, Interface, HostGroup)
+)
 _setting = table(Setting)
 
 _wanted = select(_group.c.id, _group.c.parent_id).where(_group.c.id.in_(bindparam("ids", expanding=True)))
@@ -140,12 +142,23 @@ async def resolve_hosts(session: AsyncSession, host_ids: Sequence[str]) -> list[
     """Many hosts, in the order of ``host_ids``; those that are gone are left out. At most 12 statements."""
     if not host_ids:
         return []
-    both = _host.outerjoin(_bmc, _bmc.c.host_id == _host.c.id).outerjoin(_deployment, _deployment.c.id == _host.c.deployment_id)
+    both = _host.outerjoin(_bmc, _bmc.c.host_id == _host.c.id).outerjoin(
+        _deployment, _deployment.c.id == _host.c.deployment_id
+    )
     columns = [*_host.c, *_bmc.c, *_deployment.c]
-    wide = select(*(c.label(f"{c.table.name}__{c.name}") for c in columns)).select_from(both).where(_host.c.id.in_(host_ids))
-    rows = {row[0].id: row for row in (_split(values, _host, _bmc, _deployment) for values in await session.execute(wide))}
+    wide = (
+        select(*(c.label(f"{c.table.name}__{c.name}") for c in columns))
+        .select_from(both)
+        .where(_host.c.id.in_(host_ids))
+    )
+    rows = {
+        row[0].id: row
+        for row in (_split(values, _host, _bmc, _deployment) for values in await session.execute(wide))
+    }
     cards: dict[str, list[Any]] = {}
-    for card in await _rows(session, select(_interface).where(_interface.c.host_id.in_(host_ids)), _interface):
+    for card in await _rows(
+        session, select(_interface).where(_interface.c.host_id.in_(host_ids)), _interface
+    ):
         cards.setdefault(card.host_id, []).append(card)
     paths = await group_paths(session, {row[0].group_id for row in rows.values()})
 
@@ -153,10 +166,16 @@ async def resolve_hosts(session: AsyncSession, host_ids: Sequence[str]) -> list[
         own = getattr(host, setting)
         if own is not None:
             return own
-        return next((v for g in reversed(paths.get(host.group_id, ())) if (v := getattr(g, setting)) is not None), None)
+        return next(
+            (v for g in reversed(paths.get(host.group_id, ())) if (v := getattr(g, setting)) is not None),
+            None,
+        )
 
     chosen = {
-        host.id: {s: inherited(host, s) for s in ("operating_system_id", "medium_id", "image_id", "domain_id", "flavor_id", "handover")}
+        host.id: {
+            s: inherited(host, s)
+            for s in ("operating_system_id", "medium_id", "image_id", "domain_id", "flavor_id", "handover")
+        }
         for host, _, _ in rows.values()
     }
     subnets = await _by_id(session, Subnet, (c.subnet_id for group in cards.values() for c in group))
@@ -175,7 +194,9 @@ async def resolve_hosts(session: AsyncSession, host_ids: Sequence[str]) -> list[
             mine["domain_id"] = subnets[ordered[0].subnet_id].domain_id
     systems = await _by_id(session, OperatingSystem, (c["operating_system_id"] for c in chosen.values()))
     domains = await _by_id(session, Domain, (c["domain_id"] for c in chosen.values()))
-    everywhere = (await session.execute(select(_setting.c.value).where(_setting.c.name == PARAMETERS))).scalar() or {}
+    everywhere = (
+        await session.execute(select(_setting.c.value).where(_setting.c.name == PARAMETERS))
+    ).scalar() or {}
 
     result = []
     for host_id in host_ids:
@@ -185,7 +206,8 @@ async def resolve_hosts(session: AsyncSession, host_ids: Sequence[str]) -> list[
         mine, path = chosen[host_id], paths.get(host.group_id, ())
         system, domain = systems.get(mine["operating_system_id"]), domains.get(mine["domain_id"])
         interfaces = tuple(
-            ResolvedInterface(c.id, c.name, c.mac, c.ip, c.primary, subnets.get(c.subnet_id)) for c in cards[host_id]
+            ResolvedInterface(c.id, c.name, c.mac, c.ip, c.primary, subnets.get(c.subnet_id))
+            for c in cards[host_id]
         )
         subnet = interfaces[0].subnet if interfaces else None
         places: list[tuple[str, Any]] = [(GLOBAL, everywhere)]
@@ -244,7 +266,9 @@ async def host_by_token(session: AsyncSession, token: str) -> TokenOwner | None:
     """Host and deployment of a boot token; None when there is no such token or it has expired."""
     hashed = hashlib.sha256(token.encode()).hexdigest()
     d = _deployment.c
-    row = (await session.execute(select(d.host_id, d.id, d.token_expires).where(d.token_hash == hashed))).first()
+    row = (
+        await session.execute(select(d.host_id, d.id, d.token_expires).where(d.token_hash == hashed))
+    ).first()
     if row is None or (row.token_expires is not None and row.token_expires <= utcnow()):
         return None
     return TokenOwner(row.host_id, row.id)
@@ -275,4 +299,6 @@ async def _by_id(session: AsyncSession, model: Any, ids: Iterable[str | None]) -
     if not wanted:
         return {}
     source = table(model)
-    return {row.id: row for row in await _rows(session, select(source).where(source.c.id.in_(wanted)), source)}
+    return {
+        row.id: row for row in await _rows(session, select(source).where(source.c.id.in_(wanted)), source)
+    }

@@ -27,9 +27,13 @@ class Group(Request):
     image: Name | None = None
     subnet: Name | None = None
     domain: DomainName | None = None
-    hypervisor: Name | None = Field(None, description="New hosts of the group are virtual machines there, unless they have a MAC.")
+    hypervisor: Name | None = Field(
+        None, description="New hosts of the group are virtual machines there, unless they have a MAC."
+    )
     flavor: Name | None = None
-    handover: Annotated[Word, Field(max_length=32)] | None = Field(None, description="Handover driver, or 'none'.")
+    handover: Annotated[Word, Field(max_length=32)] | None = Field(
+        None, description="Handover driver, or 'none'."
+    )
     parameters: Parameters = Field(default_factory=dict)
 
 
@@ -43,7 +47,9 @@ class Subnet(Request):
     pools: Annotated[list[AddressRange], Field(max_length=64)] = Field(default_factory=list)
     dynamic: Annotated[list[AddressRange], Field(max_length=64)] = Field(default_factory=list)
     vlan: int | None = Field(None, ge=1, le=4094)
-    unknown: Literal["ignore", "discover"] = Field("ignore", description="What an unknown machine is told to boot: its disk, or the ramdisk.")
+    unknown: Literal["ignore", "discover"] = Field(
+        "ignore", description="What an unknown machine is told to boot: its disk, or the ramdisk."
+    )
     domain: DomainName | None = None
     parameters: Parameters = Field(default_factory=dict)
 
@@ -168,7 +174,9 @@ def partial(shape: type[Request]) -> type[Request]:
         name: (Optional[_annotation(field)], Field(None, description=field.description))  # noqa: UP045
         for name, field in shape.model_fields.items()
     }
-    return create_model(f"{shape.__name__}Update", __base__=Request, __doc__=f"Changes to a {shape.__name__}.", **fields)
+    return create_model(
+        f"{shape.__name__}Update", __base__=Request, __doc__=f"Changes to a {shape.__name__}.", **fields
+    )
 
 
 def _annotation(field: Any) -> Any:

@@ -81,7 +81,9 @@ class Store:
                 pool_pre_ping=True,
                 connect_args={"options": _POSTGRES_OPTIONS},
             )
-            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._reader = self._writer.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
             self._task = asyncio.create_task(self._listen(), name="store-listen")
 
     async def close(self) -> None:

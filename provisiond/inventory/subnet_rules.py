@@ -43,11 +43,17 @@ def check_subnet(spec: Subnet) -> list[FieldError]:
         edge = {network.network_address} | ({network.broadcast_address} if network.version == 4 else set())
         if gateway not in network:
             errors.append(FieldError("gateway", f"{spec.gateway} is not in {spec.cidr}"))
-        elif network.num_addresses > 2 and gateway in edge and not (network.version == 6 and gateway == network.network_address):
+        elif (
+            network.num_addresses > 2
+            and gateway in edge
+            and not (network.version == 6 and gateway == network.network_address)
+        ):
             errors.append(FieldError("gateway", f"{spec.gateway} is the network's own or broadcast address"))
         for at, first_n, last_n in good:
             if at.startswith("dynamic") and gateway in network and first_n <= int(gateway) <= last_n:
-                errors.append(FieldError(at, f"holds the gateway {spec.gateway}, which DHCP must not give away"))
+                errors.append(
+                    FieldError(at, f"holds the gateway {spec.gateway}, which DHCP must not give away")
+                )
     return errors
 
 
@@ -66,16 +72,31 @@ async def check_subnet_in_use(session: AsyncSession, row_id: str | None, spec: S
     if old is None or errors:
         return errors
     # An address may stay outside the pools, but not where it would be another's.
-    pools = Pools.of(SimpleNamespace(id=old.id, name=spec.name, cidr=spec.cidr, gateway=spec.gateway, pools=[], dynamic=spec.dynamic))
+    pools = Pools.of(
+        SimpleNamespace(
+            id=old.id, name=spec.name, cidr=spec.cidr, gateway=spec.gateway, pools=[], dynamic=spec.dynamic
+        )
+    )
     taken = await session.execute(
-        select(_address.c.ip, _host.c.name).join(_host, _host.c.id == _address.c.host_id).where(_address.c.subnet_id == row_id)
+        select(_address.c.ip, _host.c.name)
+        .join(_host, _host.c.id == _address.c.host_id)
+        .where(_address.c.subnet_id == row_id)
     )
     held = list(taken)
     if held and old.cidr != spec.cidr:
-        return [FieldError("cidr", f"cannot change while hosts have addresses in it: {_some([row.name for row in held])}")]
+        return [
+            FieldError(
+                "cidr", f"cannot change while hosts have addresses in it: {_some([row.name for row in held])}"
+            )
+        ]
     bad = [f"{row.name} has {row.ip}" for row in held if pools.why_not(row.ip)]
     if bad:
-        errors.append(FieldError("dynamic" if spec.dynamic else "gateway", f"these hosts have addresses that would be another's: {_some(bad)}"))
+        errors.append(
+            FieldError(
+                "dynamic" if spec.dynamic else "gateway",
+                f"these hosts have addresses that would be another's: {_some(bad)}",
+            )
+        )
     return errors
 
 

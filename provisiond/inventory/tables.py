@@ -37,7 +37,9 @@ SQLModel.metadata.naming_convention = {
 }
 
 Json = JSON().with_variant(JSONB(), "postgresql")
-BigId = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up by itself only on INTEGER PRIMARY KEY
+BigId = BigInteger().with_variant(
+    Integer(), "sqlite"
+)  # SQLite counts up by itself only on INTEGER PRIMARY KEY
 
 
 def utcnow() -> datetime:
@@ -112,7 +114,9 @@ class Subnet(Row, table=True):
     pools: list[list[str]] = _json(list)
     dynamic: list[list[str]] = _json(list)
     vlan: int | None = None
-    unknown: str = Field(default="ignore", max_length=16)  # what an unknown machine gets: ignore (local disk) | discover
+    unknown: str = Field(
+        default="ignore", max_length=16
+    )  # what an unknown machine gets: ignore (local disk) | discover
     domain_id: str | None = Field(default=None, foreign_key="domain.id")
     parameters: dict[str, Any] = _json()
 
@@ -124,8 +128,12 @@ class Address(Row, table=True):
     __table_args__ = (UniqueConstraint("subnet_id", "ip"), UniqueConstraint("subnet_id", "position"))
     subnet_id: str = Field(foreign_key="subnet.id")
     ip: str = Field(max_length=64)
-    position: int = Field(sa_type=BigInteger)  # where in the subnet, see addresses.py; free ones are searched by it
-    host_id: str = Field(sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, index=True))
+    position: int = Field(
+        sa_type=BigInteger
+    )  # where in the subnet, see addresses.py; free ones are searched by it
+    host_id: str = Field(
+        sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, index=True)
+    )
 
 
 # --- the catalogue --------------------------------------------------------------------------------------
@@ -232,8 +240,18 @@ class Host(Row, table=True):
 
     __tablename__ = "host"
     __table_args__ = (
-        Index("ix_host_due", "due_at", sqlite_where=Column("due_at").isnot(None), postgresql_where=Column("due_at").isnot(None)),
-        Index("ix_host_leased", "lease_expires", sqlite_where=Column("lease_owner").isnot(None), postgresql_where=Column("lease_owner").isnot(None)),
+        Index(
+            "ix_host_due",
+            "due_at",
+            sqlite_where=Column("due_at").isnot(None),
+            postgresql_where=Column("due_at").isnot(None),
+        ),
+        Index(
+            "ix_host_leased",
+            "lease_expires",
+            sqlite_where=Column("lease_owner").isnot(None),
+            postgresql_where=Column("lease_owner").isnot(None),
+        ),
     )
 
     # who it is and what is wanted of it
@@ -254,7 +272,9 @@ class Host(Row, table=True):
     parameters: dict[str, Any] = _json()
     power: str | None = Field(default=None, max_length=8)  # last power state seen: on | off
     power_seen_at: datetime | None = _maybe_time()
-    power_wanted: str | None = Field(default=None, max_length=8)  # asked by an operator, not yet done: on | off | cycle | reset
+    power_wanted: str | None = Field(
+        default=None, max_length=8
+    )  # asked by an operator, not yet done: on | off | cycle | reset
     locked: bool = False
     maintenance: str = Field(default="", max_length=1024)  # why nobody may touch it now
 
@@ -263,7 +283,9 @@ class Host(Row, table=True):
     step: str = Field(default="", max_length=32)
     state_since: datetime = _time()
     step_since: datetime | None = _maybe_time()  # when the step was begun; NULL: not begun
-    wanted: str | None = Field(default=None, max_length=16)  # verb to follow as soon as the host is ready: build
+    wanted: str | None = Field(
+        default=None, max_length=16
+    )  # verb to follow as soon as the host is ready: build
     version: int = 1
     wake: int = 0
     due_at: datetime | None = _maybe_time()
@@ -283,7 +305,9 @@ class Interface(Row, table=True):
     """A network card of a host. ``ip`` is its reserved address; the one that is ``primary`` is booted from."""
 
     __tablename__ = "interface"
-    host_id: str = Field(sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, index=True))
+    host_id: str = Field(
+        sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, index=True)
+    )
     name: str = Field(default="", max_length=32)
     mac: str = Field(unique=True, max_length=17)  # lower case, colons
     ip: str | None = Field(default=None, max_length=64, index=True)
@@ -295,7 +319,9 @@ class Bmc(Row, table=True):
     """The management controller of a host; ``secret`` is its password, encrypted (see secrets.py)."""
 
     __tablename__ = "bmc"
-    host_id: str = Field(sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, unique=True))
+    host_id: str = Field(
+        sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, unique=True)
+    )
     driver: str = Field(default="ipmi", max_length=32)
     address: str = Field(max_length=1024)
     port: int | None = None
@@ -313,7 +339,9 @@ class Deployment(Row, table=True):
     """
 
     __tablename__ = "deployment"
-    host_id: str = Field(sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, index=True))
+    host_id: str = Field(
+        sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, index=True)
+    )
     number: int = 1
     release_id: str | None = Field(default=None, foreign_key="template_release.id")
     method: str = Field(default="image", max_length=16)
@@ -377,7 +405,9 @@ class Token(Row, table=True):
     """An API token of a user. Only its SHA-256 is stored: the token is 256 random bits, so a slow hash would add nothing."""
 
     __tablename__ = "token"
-    user_id: str = Field(sa_column=Column(String(36), ForeignKey("user.id", ondelete="CASCADE"), nullable=False, index=True))
+    user_id: str = Field(
+        sa_column=Column(String(36), ForeignKey("user.id", ondelete="CASCADE"), nullable=False, index=True)
+    )
     name: str = Field(default="", max_length=128)
     hash: str = Field(unique=True, max_length=64)
     expires_at: datetime | None = _maybe_time()

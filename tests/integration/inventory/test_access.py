@@ -33,7 +33,9 @@ async def test_the_first_start(store: Store, tmp_path: Path) -> None:
         assert before.strip() not in str((await session.execute(select(_token))).all())
 
 
-async def test_tokens_and_revocation(store: Store, other_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tokens_and_revocation(
+    store: Store, other_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A revoked token is refused at once here, and elsewhere as soon as the cache runs out."""
     await access.create_user(store, UserCreate(name="ann", role="operator"), actor="t")
     made = await access.create_token(store, "ann", TokenCreate(name="laptop", days=1), actor="user:ann")
@@ -79,7 +81,10 @@ async def test_roles_and_the_last_administrator(store: Store) -> None:
     await access.create_user(store, UserCreate(name="ann", role="admin"), actor="t")
     with pytest.raises(Invalid, match="a user ann already"):
         await access.create_user(store, UserCreate(name="ann"), actor="t")
-    for attempt in (access.update_user(store, "ann", UserUpdate(role="viewer"), actor="t"), access.delete_user(store, "ann", actor="t")):
+    for attempt in (
+        access.update_user(store, "ann", UserUpdate(role="viewer"), actor="t"),
+        access.delete_user(store, "ann", actor="t"),
+    ):
         with pytest.raises(Conflict, match="last administrator"):
             await attempt
     await access.create_user(store, UserCreate(name="bob", role="admin"), actor="t")

@@ -17,11 +17,15 @@ from provisiond.inventory.tables import Host, Subnet, new_row, table
 _host, _subnet = table(Host), table(Subnet)
 
 
-async def prepare(store: Store, cidr: str, pools: list[list[str]], hosts: int, gateway: str | None = None) -> list[str]:
+async def prepare(
+    store: Store, cidr: str, pools: list[list[str]], hosts: int, gateway: str | None = None
+) -> list[str]:
     """A subnet ``lan`` and some hosts; returns their ids."""
     rows = [new_row(Host, name=f"h{i}") for i in range(hosts)]
     async with store.write() as session:
-        await session.execute(insert(_subnet).values(new_row(Subnet, name="lan", cidr=cidr, pools=pools, gateway=gateway)))
+        await session.execute(
+            insert(_subnet).values(new_row(Subnet, name="lan", cidr=cidr, pools=pools, gateway=gateway))
+        )
         await session.execute(insert(_host), rows)
     return [row["id"] for row in rows]
 
@@ -40,10 +44,16 @@ async def take(store: Store, host_id: str, wanted: str | None = None) -> str:
     ("cidr", "pool", "gateway"),
     [
         ("10.0.0.0/24", ["10.0.0.100", "10.0.0.150"], "10.0.0.120"),
-        ("2001:db8::/64", ["2001:db8::ffff:ffff:ffff:ffcd", "2001:db8::ffff:ffff:ffff:ffff"], "2001:db8::ffff:ffff:ffff:fff0"),
+        (
+            "2001:db8::/64",
+            ["2001:db8::ffff:ffff:ffff:ffcd", "2001:db8::ffff:ffff:ffff:ffff"],
+            "2001:db8::ffff:ffff:ffff:fff0",
+        ),
     ],
 )
-async def test_fifty_at_once(store: Store, other_store: Callable[[], Store], cidr: str, pool: list[str], gateway: str) -> None:
+async def test_fifty_at_once(
+    store: Store, other_store: Callable[[], Store], cidr: str, pool: list[str], gateway: str
+) -> None:
     """Fifty writers use a pool of fifty up to the last one without a duplicate; the fifty-first is refused."""
     hosts = await prepare(store, cidr, [pool], 51, gateway)
     stores = [store]
@@ -52,7 +62,9 @@ async def test_fifty_at_once(store: Store, other_store: Callable[[], Store], cid
         for other in stores[1:]:
             await other.open()
     try:
-        taken = await asyncio.gather(*(take(stores[i % len(stores)], host) for i, host in enumerate(hosts[:50])))
+        taken = await asyncio.gather(
+            *(take(stores[i % len(stores)], host) for i, host in enumerate(hosts[:50]))
+        )
     finally:
         for other in stores[1:]:
             await other.close()
@@ -64,14 +76,18 @@ async def test_fifty_at_once(store: Store, other_store: Callable[[], Store], cid
 async def test_wanted_by_many(store: Store) -> None:
     """One address wanted by twenty at once goes to one; the others are told who has it."""
     hosts = await prepare(store, "10.0.0.0/24", [["10.0.0.10", "10.0.0.99"]], 20)
-    results = await asyncio.gather(*(take(store, host, "10.0.0.50") for host in hosts), return_exceptions=True)
+    results = await asyncio.gather(
+        *(take(store, host, "10.0.0.50") for host in hosts), return_exceptions=True
+    )
     assert results.count("10.0.0.50") == 1
     assert all(isinstance(r, Conflict) and "taken by host h" in str(r) for r in results if r != "10.0.0.50")
 
 
 async def test_order_gaps_and_pools(store: Store) -> None:
     """Freed addresses rest until the end of the pool is reached; then gaps are filled, the next pool comes after that."""
-    hosts = await prepare(store, "10.0.0.0/29", [["10.0.0.0", "10.0.0.4"], ["10.0.0.6", "10.0.0.7"]], 9, "10.0.0.2")
+    hosts = await prepare(
+        store, "10.0.0.0/29", [["10.0.0.0", "10.0.0.4"], ["10.0.0.6", "10.0.0.7"]], 9, "10.0.0.2"
+    )
     assert [await take(store, h) for h in hosts[:2]] == ["10.0.0.1", "10.0.0.3"]
     async with store.write() as session:
         await free_addresses(session, hosts[0])

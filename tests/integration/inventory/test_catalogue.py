@@ -16,10 +16,27 @@ from provisiond.inventory.store import Store
 
 FIRST: dict[str, dict[str, Any]] = {
     "domain": {"name": "lab.example.org"},
-    "subnet": {"name": "lan", "cidr": "10.0.0.0/24", "gateway": "10.0.0.1", "pools": ["10.0.0.10-10.0.0.20"], "domain": "lab.example.org"},
+    "subnet": {
+        "name": "lan",
+        "cidr": "10.0.0.0/24",
+        "gateway": "10.0.0.1",
+        "pools": ["10.0.0.10-10.0.0.20"],
+        "domain": "lab.example.org",
+    },
     "operating_system": {"name": "debian-12", "family": "debian", "version": "12"},
-    "medium": {"name": "debian-12", "operating_system": "debian-12", "source": "https://deb.debian.org/debian"},
-    "image": {"name": "debian-12", "operating_system": "debian-12", "path": "d.raw", "format": "raw", "sha256": "0" * 64, "size": 1},
+    "medium": {
+        "name": "debian-12",
+        "operating_system": "debian-12",
+        "source": "https://deb.debian.org/debian",
+    },
+    "image": {
+        "name": "debian-12",
+        "operating_system": "debian-12",
+        "path": "d.raw",
+        "format": "raw",
+        "sha256": "0" * 64,
+        "size": 1,
+    },
     "hypervisor": {"name": "hv1", "uri": "qemu:///system"},
     "flavor": {"name": "small"},
     "group": {"name": "all", "subnet": "lan", "image": "debian-12", "parameters": {"a": 1}},
@@ -52,20 +69,29 @@ async def test_one_of_everything(filled: Store) -> None:
         shown = kind.create.model_validate(one.model_dump(include=set(kind.create.model_fields)))
         assert shown == kind.create.model_validate(fields)
         assert await catalogue.list_all(filled, kind) == [one]
+    for noun, fields in FIRST.items():
+        kind = CATALOGUE[noun]
         name = "new.example.org" if noun == "domain" else "new"
-        assert (await change(filled, noun, fields["name"], name=name)).name == name  # type: ignore[attr-defined]
+        assert (await change(filled, noun, fields["name"], name=name)).name == name
         with pytest.raises(NotFound, match=kind.command):
             await catalogue.get(filled, kind, fields["name"])
     for noun in reversed(FIRST):
         name = "new.example.org" if noun == "domain" else "new"
         await catalogue.remove(filled, CATALOGUE[noun], name, actor="user:ann")
     kinds = [e.kind for e in await history.list_events(filled)]
-    assert kinds == [f"{n}.created" for n in FIRST] + [f"{n}.updated" for n in FIRST] + [f"{n}.deleted" for n in reversed(FIRST)]
+    assert kinds == [f"{n}.created" for n in FIRST] + [f"{n}.updated" for n in FIRST] + [
+        f"{n}.deleted" for n in reversed(FIRST)
+    ]
 
 
 async def test_deletion_names_the_users(filled: Store, box: SecretBox) -> None:
     """What is in use stays, and the message says who uses it."""
-    await create_hosts(filled, box, [HostCreate.model_validate({"name": "web01", "group": "all", "mac": "52:54:00:00:00:01"})], actor="t")
+    await create_hosts(
+        filled,
+        box,
+        [HostCreate.model_validate({"name": "web01", "group": "all", "mac": "52:54:00:00:00:01"})],
+        actor="t",
+    )
     for noun, name, users in (
         ("group", "all", "host web01"),
         ("subnet", "lan", "group all, host web01"),
@@ -94,7 +120,9 @@ async def test_every_wrong_field(filled: Store) -> None:
     assert {f.field for f in caught.value.fields} == {"name", "parent", "image", "flavor"}
     assert "'debian-12'" in str(caught.value) and "'small'" in str(caught.value)
     with pytest.raises(Invalid) as caught:
-        await make(filled, "subnet", name="dmz", cidr="10.0.0.128/25", pools=["10.0.1.1-10.0.1.5"], domain="nope.org")
+        await make(
+            filled, "subnet", name="dmz", cidr="10.0.0.128/25", pools=["10.0.1.1-10.0.1.5"], domain="nope.org"
+        )
     assert {f.field for f in caught.value.fields} == {"cidr", "pools.0", "domain"}
     before = await catalogue.get(filled, CATALOGUE["subnet"], "lan")
     with pytest.raises(Invalid) as caught:
@@ -105,7 +133,12 @@ async def test_every_wrong_field(filled: Store) -> None:
 
 async def test_a_subnet_in_use(filled: Store, box: SecretBox) -> None:
     """Its network stays, and no address of a host may become the gateway's or a stranger's; pools may move."""
-    await create_hosts(filled, box, [HostCreate.model_validate({"name": "web01", "group": "all", "mac": "52:54:00:00:00:01"})], actor="t")
+    await create_hosts(
+        filled,
+        box,
+        [HostCreate.model_validate({"name": "web01", "group": "all", "mac": "52:54:00:00:00:01"})],
+        actor="t",
+    )
     with pytest.raises(Invalid, match=r"cidr: cannot change.*web01"):
         await change(filled, "subnet", "lan", cidr="10.0.0.0/23")
     with pytest.raises(Invalid, match=r"gateway: .*web01 has 10\.0\.0\.10"):

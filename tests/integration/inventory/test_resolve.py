@@ -26,12 +26,24 @@ _host, _bmc, _deployment, _release = table(Host), table(Bmc), table(Deployment),
 async def host_id(store: Store, box: SecretBox) -> str:
     """A host deep in the tree, with a parameter at every place."""
     for noun, fields in FIRST.items():
-        place = {"parameters": {"who": noun, noun: 1}} if noun in {"domain", "subnet", "operating_system", "group"} else {}
+        place = (
+            {"parameters": {"who": noun, noun: 1}}
+            if noun in {"domain", "subnet", "operating_system", "group"}
+            else {}
+        )
         await make(store, noun, **{**fields, **place})
     await catalogue.set_parameters(store, {"who": "global", "global": 1}, actor="t")
-    await make(store, "group", name="web", parent="all", handover="ansible", parameters={"who": "web", "web": 1})
+    await make(
+        store, "group", name="web", parent="all", handover="ansible", parameters={"who": "web", "web": 1}
+    )
     await make(store, "group", name="web-eu", parent="web", flavor="small")
-    spec = {"name": "web01", "group": "web-eu", "mac": "52:54:00:00:00:01", "bmc": "ipmi://u:geheim@10.9.0.1", "parameters": {"own": 1}}
+    spec = {
+        "name": "web01",
+        "group": "web-eu",
+        "mac": "52:54:00:00:00:01",
+        "bmc": "ipmi://u:geheim@10.9.0.1",
+        "parameters": {"own": 1},
+    }
     (host,) = await create_hosts(store, box, [HostCreate.model_validate(spec)], actor="t")
     return host.id
 
@@ -44,13 +56,38 @@ async def test_everything_is_there(store: Store, host_id: str) -> None:
     async with store.read() as session:
         host = await resolve_host(session, host_id)
     assert len(statements) <= 12
-    assert (host.name, host.fqdn, host.mac, host.ip) == ("web01", "web01.lab.example.org", "52:54:00:00:00:01", "10.0.0.10")
+    assert (host.name, host.fqdn, host.mac, host.ip) == (
+        "web01",
+        "web01.lab.example.org",
+        "52:54:00:00:00:01",
+        "10.0.0.10",
+    )
     assert host.groups == ("all", "web", "web-eu") and host.handover == "ansible"
     assert host.image and host.image.format == "raw" and host.flavor and host.flavor.name == "small"
     assert host.operating_system and host.operating_system.name == "debian-12"
-    assert host.subnet and host.subnet.gateway == "10.0.0.1" and host.domain and host.domain.name == "lab.example.org"
-    assert host.bmc and host.bmc.username == "u" and host.hypervisor is None and host.deployment is None and host.release_id is None
-    assert host.parameters == {"who": "web", "global": 1, "domain": 1, "subnet": 1, "operating_system": 1, "group": 1, "web": 1, "own": 1}
+    assert (
+        host.subnet
+        and host.subnet.gateway == "10.0.0.1"
+        and host.domain
+        and host.domain.name == "lab.example.org"
+    )
+    assert (
+        host.bmc
+        and host.bmc.username == "u"
+        and host.hypervisor is None
+        and host.deployment is None
+        and host.release_id is None
+    )
+    assert host.parameters == {
+        "who": "web",
+        "global": 1,
+        "domain": 1,
+        "subnet": 1,
+        "operating_system": 1,
+        "group": 1,
+        "web": 1,
+        "own": 1,
+    }
     assert host.merged.origins == {
         "who": "group web", "global": "global", "domain": "domain lab.example.org", "subnet": "subnet lan",
         "operating_system": "operating system debian-12", "group": "group all", "web": "group web", "own": "host web01",
@@ -100,7 +137,9 @@ class Crash(Exception):
 
 
 @pytest.mark.parametrize("at", ["never", "before the database", "after the database"])
-async def test_rotation(store: Store, box: SecretBox, host_id: str, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rotation(
+    store: Store, box: SecretBox, host_id: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every secret is under the new key afterwards and the old key is gone; killed at any point, all stays readable."""
     old = box.path.read_text().strip()
     if at == "before the database":
@@ -139,12 +178,16 @@ async def test_history(store: Store, host_id: str) -> None:
     """A key is stored once, long messages are cut in the middle, events come in order and by pages."""
     async with store.write() as session:
         row = (await session.execute(select(_host))).one()
-        first = await history.add(session, host=row, kind="callback.built", key="d1:built", actor="machine", data={"a": 1})
+        first = await history.add(
+            session, host=row, kind="callback.built", key="d1:built", actor="machine", data={"a": 1}
+        )
         assert await history.add(session, host=row, kind="callback.built", key="d1:built") is None
         await history.add(session, kind="x", message="a" * 20_000 + "\0end")
         await history.add_many(session, [history.line(kind="y", host=row, step=str(i)) for i in range(5)])
     events = await history.list_events(store, "web01", kind="callback.built")
-    assert [e.id for e in events] == [first] and events[0].host_id == host_id and events[0].state == "enrolled"
+    assert (
+        [e.id for e in events] == [first] and events[0].host_id == host_id and events[0].state == "enrolled"
+    )
     (long,) = await history.list_events(store, kind="x")
     assert len(long.message) < 17_000 and long.message.endswith("end") and "left out" in long.message
     page = await history.list_events(store, host_id, kind="y", limit=3)

@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from provisiond.inventory.parameters import merge
 
 _keys = st.text(alphabet="ab.\\", min_size=1, max_size=3)
-_leaves = st.none() | st.booleans() | st.integers(-3, 3) | st.text("xy", max_size=2) | st.lists(st.integers(0, 2), max_size=2)
-_trees = st.dictionaries(_keys, st.recursive(_leaves, lambda inner: st.dictionaries(_keys, inner, max_size=3), max_leaves=6), max_size=4)
+_leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.text("xy", max_size=2)
+    | st.lists(st.integers(0, 2), max_size=2)
+)
+_trees = st.dictionaries(
+    _keys,
+    st.recursive(_leaves, lambda inner: st.dictionaries(_keys, inner, max_size=3), max_leaves=6),
+    max_size=4,
+)
 _places = st.lists(_trees, max_size=4).map(lambda trees: [(f"p{i}", tree) for i, tree in enumerate(trees)])
 
 
@@ -37,7 +47,11 @@ def test_the_later_place_wins_and_tables_merge() -> None:
             ("host web01", {"ntp": None, "http": {"tls": {"on": True}}}),
         ]
     )
-    assert merged.values == {"dns": ["10.0.0.2"], "http": {"port": 8080, "user": "www", "tls": {"on": True}}, "ntp": None}
+    assert merged.values == {
+        "dns": ["10.0.0.2"],
+        "http": {"port": 8080, "user": "www", "tls": {"on": True}},
+        "ntp": None,
+    }
     assert merged.origins == {
         "dns": "group web", "http.port": "group web", "http.user": "global", "http.tls.on": "host web01", "ntp": "host web01",
     }  # fmt: skip
@@ -69,7 +83,9 @@ def test_every_leaf_has_an_origin_that_says_the_same(places: list[tuple[str, dic
 
 
 @given(_places, _trees)
-def test_the_last_place_is_always_seen(places: list[tuple[str, dict[str, Any]]], last: dict[str, Any]) -> None:
+def test_the_last_place_is_always_seen(
+    places: list[tuple[str, dict[str, Any]]], last: dict[str, Any]
+) -> None:
     """Whatever came before, each leaf that is no empty table of the strongest place is in the result."""
     values = leaves(merge([*places, ("last", last)]).values)
     for path, value in leaves(last).items():

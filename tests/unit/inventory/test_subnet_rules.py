@@ -18,12 +18,21 @@ from provisiond.inventory.subnet_rules import check_subnet
 
 def wrong(**fields: Any) -> set[str]:
     """The wrong fields of a subnet."""
-    return {e.field for e in check_subnet(Subnet.model_validate({"name": "lan", "cidr": "10.0.0.0/24", **fields}))}
+    return {
+        e.field for e in check_subnet(Subnet.model_validate({"name": "lan", "cidr": "10.0.0.0/24", **fields}))
+    }
 
 
 def test_a_good_one() -> None:
     """Pools, a dynamic range and a gateway, written in all three ways."""
-    assert wrong(gateway="10.0.0.1", pools=["10.0.0.10 - 10.0.0.20", "10.0.0.30"], dynamic=[["10.0.0.200", "10.0.0.250"]]) == set()
+    assert (
+        wrong(
+            gateway="10.0.0.1",
+            pools=["10.0.0.10 - 10.0.0.20", "10.0.0.30"],
+            dynamic=[["10.0.0.200", "10.0.0.250"]],
+        )
+        == set()
+    )
 
 
 def test_every_wrong_field() -> None:
@@ -59,7 +68,12 @@ def test_the_size_of_a_pool_is_what_may_be_taken(a: int, b: int, gateway: int | 
     """Counted one by one: all of the range but network, broadcast and gateway."""
     first, last = sorted((a, b))
     row = SimpleNamespace(
-        id="s", name="lan", cidr="10.0.0.0/24", gateway=gateway and f"10.0.0.{gateway}", pools=[[f"10.0.0.{first}", f"10.0.0.{last}"]], dynamic=[]
+        id="s",
+        name="lan",
+        cidr="10.0.0.0/24",
+        gateway=gateway and f"10.0.0.{gateway}",
+        pools=[[f"10.0.0.{first}", f"10.0.0.{last}"]],
+        dynamic=[],
     )
     pools = Pools.of(row)
     assert pools.size == sum(pools.why_not(f"10.0.0.{n}") is None for n in range(first, last + 1))
@@ -67,7 +81,14 @@ def test_the_size_of_a_pool_is_what_may_be_taken(a: int, b: int, gateway: int | 
 
 def test_small_networks_have_no_edges() -> None:
     """Both addresses of a /31 can be used (RFC 3021)."""
-    row = SimpleNamespace(id="s", name="p2p", cidr="10.0.0.0/31", gateway="10.0.0.0", pools=[["10.0.0.0", "10.0.0.1"]], dynamic=[])
+    row = SimpleNamespace(
+        id="s",
+        name="p2p",
+        cidr="10.0.0.0/31",
+        gateway="10.0.0.0",
+        pools=[["10.0.0.0", "10.0.0.1"]],
+        dynamic=[],
+    )
     assert Pools.of(row).size == 1
 
 
