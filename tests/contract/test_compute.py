@@ -553,13 +553,15 @@ async def test_a_changed_spec_changes_the_definition_and_keeps_the_rest(
 async def test_volumes_without_a_definition_are_found(real: LibvirtWorld) -> None:
     """Somebody undefined the machine by hand: destroy still removes its disks, ensure still makes one machine."""
     wanted = spec()
-    for act in (real.compute.destroy(real.target, wanted.uuid), real.compute.ensure(real.target, wanted)):
-        await real.compute.ensure(real.target, wanted)
-        real.connection.lookupByUUIDString(wanted.uuid).undefine()
-        stray = real.lv.pool / f"provisiond-{wanted.uuid}-disk0.qcow2"
-        assert stray.exists()
-        await act
-    assert real.machines() == [wanted.uuid]
+    await real.compute.ensure(real.target, wanted)
+    real.connection.lookupByUUIDString(wanted.uuid).undefine()
+    await real.compute.destroy(real.target, wanted.uuid)
+    assert real.disks(wanted.uuid) == []
+    await real.compute.ensure(real.target, wanted)
+    real.write(wanted.uuid, 1)
+    real.connection.lookupByUUIDString(wanted.uuid).undefine()
+    await real.compute.ensure(real.target, wanted)
+    assert (real.machines(), real.read(wanted.uuid)) == ([wanted.uuid], 0)
     await real.compute.destroy(real.target, wanted.uuid)
     real.lv.pool.joinpath(f"provisiond-{wanted.uuid}-disk0.qcow2").write_text(
         "the pool has not noticed this one"
@@ -583,6 +585,19 @@ async def test_what_is_missing_on_the_hypervisor_is_named(real: LibvirtWorld) ->
         await real.compute.list(HypervisorTarget("hv1", f"{real.lv.uri}&provisiond_tpye=qemu"))
     await real.compute.destroy(replace(real.target, pool="fast"), wanted.uuid)
     assert (real.machines(), real.disks(wanted.uuid)) == ([], [])
+
+
+async def test_what_may_pass_is_tried_again(real: LibvirtWorld) -> None:
+    """The pool's directory is away for the moment (an unmounted share): DriverUnavailable, and the next call completes it."""
+    wanted, away = spec(), real.lv.pool.with_name("away")
+    real.lv.pool.rename(away)
+    try:
+        with pytest.raises(DriverUnavailable, match="cannot make machine web"):
+            await real.compute.ensure(real.target, wanted)
+    finally:
+        away.rename(real.lv.pool)
+    await real.compute.ensure(real.target, wanted)
+    assert (real.machines(), len(real.disks(wanted.uuid))) == ([wanted.uuid], 2)
 
 
 async def test_a_definition_that_is_refused_leaves_the_old_one(real: LibvirtWorld) -> None:
