@@ -56,8 +56,8 @@ class IpmiPower:
     async def set_boot(self, target: PowerTarget, device: BootDevice, *, once: bool = False) -> None:
         """Set the boot flags and read them back, up to three times.
 
-        DriverUnavailable when another device stays; where the controller names none after it took the order (ipmi_sim), that is
-        noted in the log and taken for done.
+        DriverUnavailable when another device stays. Noted in the log and taken for done is what cannot be known: a controller that
+        names no device after it took the order (ipmi_sim), or, of a running machine, the one it was started from (VirtualBMC).
         """
         vendor = Options(target, OPTIONS).text("vendor", choices=("", "supermicro", "generic"))
         found = commands.BootFlags(None)
@@ -78,6 +78,14 @@ class IpmiPower:
                 host=target.host,
                 device=device,
                 reason="the BMC took the order but names no device",
+            )
+            return
+        if await self.state(target) is PowerState.ON:
+            log.warning(
+                "power.boot_not_verified",
+                host=target.host,
+                device=device,
+                reason=f"the machine runs, and the BMC names {found.device}, perhaps what it was started from",
             )
             return
         raise DriverUnavailable(
