@@ -29,6 +29,10 @@ _at = _address.c.position
 _in_pool = and_(
     _address.c.subnet_id == bindparam("subnet"), _at.between(bindparam("first"), bindparam("last"))
 )
+_TAKE: dict[str, Any] = {
+    "sqlite": sqlite.insert(_address).on_conflict_do_nothing().returning(_at),
+    "postgresql": postgresql.insert(_address).on_conflict_do_nothing().returning(_at),
+}
 _HIGHEST = select(func.max(_at)).where(_in_pool)
 _LOWEST = select(func.min(_at)).where(_in_pool)
 _pairs = select(_at.label("here"), func.lead(_at).over(order_by=_at).label("next")).where(_in_pool).subquery()
@@ -147,8 +151,7 @@ async def insert_positions(
 
     When fewer are won than wanted, the first hosts of the list have them.
     """
-    dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    new = _TAKE[session.get_bind().dialect.name]
     won: list[int] = []
     now = utcnow()
     for start in range(0, len(wanted), 500):
@@ -165,9 +168,11 @@ async def insert_positions(
             }
             for at, host_id in part
         ]
-        new = insert(_address).values(rows if len(rows) > 1 else rows[0])
-        statement = new.on_conflict_do_nothing().returning(_address.c.position)
-        got = sorted((await session.execute(statement)).scalars())
+        if len(rows) == 1:
+            taken = await session.execute(new, rows[0])
+        else:
+            taken = await session.execute(new.values(rows))
+        got = sorted(taken.scalars())
         if len(got) < len(part) and len(part) > 1:
             # Somebody was quicker (only where the queue was not taken): give the rest back and hand out what is surely free.
             ids = [row["id"] for row in rows]
