@@ -114,9 +114,8 @@ class DnsmasqDhcp:
             self._stale.add(earlier.ip)
         taken = self._feed.by_ip.get(wanted.ip) if self._feed else None
         if taken and taken.mac != wanted.mac:
-            self._drop_addresses.add(
-                wanted.ip
-            )  # dnsmasq gives no reserved address that another MAC has leased
+            # dnsmasq gives no reserved address that another MAC has leased
+            self._drop_addresses.add(wanted.ip)
         if wanted.ip in self._stale or wanted.ip in self._drop_addresses:
             self._files.write(wanted)
             await self._restart_soon()
