@@ -10,7 +10,6 @@ import typer
 
 from provisiond.ctl.client import place
 from provisiond.ctl.common import (
-    FAILED,
     Name,
     Params,
     ParamsFile,

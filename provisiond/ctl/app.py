@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from provisiond.ctl import admin, hosts, machines, network, software
 from provisiond.ctl.client import ApiProblem, Unreachable
-from provisiond.ctl.common import USAGE, Session, explain
+from provisiond.ctl.common import FAILED, OK, Session, explain
 from provisiond.ctl.config import SettingsError
 from provisiond.ctl.output import Format
+
+INTERRUPTED = 130  # as a shell says it
 
 app = typer.Typer(
     name="provisionctl",
@@ -29,6 +30,8 @@ app.add_typer(software.image, name="image")
 app.add_typer(software.media, name="media")
 app.add_typer(machines.hypervisor, name="hypervisor")
 app.add_typer(machines.flavor, name="flavor")
+app.add_typer(software.system, name="operating-system", hidden=True)  # as the daemon's messages call it
+app.add_typer(software.media, name="medium", hidden=True)
 app.add_typer(admin.template, name="template")
 app.add_typer(admin.token, name="token")
 app.add_typer(admin.user, name="user")
@@ -60,19 +63,14 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """One invocation; returns its exit code."""
-    command = typer.main.get_command(app)
     try:
-        result = command.main(arguments, prog_name="provisionctl", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return USAGE
+        app(arguments, prog_name="provisionctl")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FAILED
     except (ApiProblem, Unreachable, SettingsError) as error:
         return explain(error)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
-        return 0
+    return OK

@@ -354,6 +354,8 @@ def history(
     if here.format is not Format.TABLE:
         show_list(events, (), here.format)
         return
+    if not events:
+        raise ApiProblem(404, f"there is no host {name!r}, and there never was one", [])
     rows = [
         {**event, "time": event["at"][:19].replace("T", " "), "took": _took(event), "what": _what(event)}
         for event in events

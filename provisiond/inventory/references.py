@@ -34,6 +34,8 @@ NOUNS: dict[str, Table] = {
     "flavor": table(Flavor),
 }
 
+_MADE_BY = {"operating_system": "os create", "medium": "media add", "image": "image add"}
+
 
 class Names:
     """Names found in the database: ``ids[noun][name]``."""
@@ -46,15 +48,13 @@ class Names:
         """None if there is such a thing, else a sentence saying that there is none, and which ones come close."""
         if name in self.ids.get(noun, {}):
             return None
-        called, command = noun.replace("_", " "), noun.replace("_", "-")
+        called, make = noun.replace("_", " "), _MADE_BY.get(noun, f"{noun} create")
         known = self._known.get(noun, [])
         close = get_close_matches(name, known, n=3)
         if close:
             return f"there is no {called} {name!r}; did you mean {' or '.join(map(repr, close))}?"
         if not known:
-            return (
-                f"there is no {called} {name!r}, nor any other; make one with 'provisionctl {command} create'"
-            )
+            return f"there is no {called} {name!r}, nor any other; make one with 'provisionctl {_MADE_BY.get(noun, f'{command} create')}'"
         return f"there is no {called} {name!r}; there are: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
 
 
