@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Any
@@ -36,12 +37,14 @@ async def lifecycle(connections: Connections, target: HypervisorTarget) -> Async
     """
     pause = RETRY_SECONDS[0]
     while True:
+        since = time.monotonic()
         try:
             async with contextlib.aclosing(_connected(connections, target)) as events:
                 async for event in events:
-                    pause = RETRY_SECONDS[0]
                     yield event
         except DriverUnavailable as error:
+            if time.monotonic() - since > RETRY_SECONDS[1]:  # it had worked for a while
+                pause = RETRY_SECONDS[0]
             log.warning("hypervisor.events_lost", hypervisor=target.name, error=str(error), again_in=pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, RETRY_SECONDS[1])
