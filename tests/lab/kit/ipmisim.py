@@ -94,7 +94,7 @@ class IpmiSim:
         threading.Thread(target=self._accept, name="ipmisim-serial", daemon=True).start()
         (self.root / "state").mkdir(exist_ok=True)
         self.temperature(41)
-        program = f"{sys.executable} {chassis.__file__} " + (
+        program = f"{sys.executable} -P {chassis.__file__} " + (
             f"{self.uri} {self.domain}" if self.domain else f"{self.root} -"
         )
         values = {
