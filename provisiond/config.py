@@ -207,13 +207,13 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     def database_url(self) -> str:
-        """SQLAlchemy URL with its async driver: sqlite+aiosqlite:///... or postgresql+psycopg://..."""
+        """URL of the store: sqlite:///... or postgresql+psycopg://..."""
         url = self.database.url
         if not url:
-            return f"sqlite+aiosqlite:///{self.state.dir / 'provisiond.db'}"
+            return f"sqlite:///{self.state.dir / 'provisiond.db'}"
         scheme, sep, rest = url.partition("://")
         drivers = {
-            "sqlite": "sqlite+aiosqlite",
+            "sqlite": "sqlite",
             "postgresql": "postgresql+psycopg",
             "postgres": "postgresql+psycopg",
         }

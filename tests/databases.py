@@ -135,7 +135,7 @@ def sqlite_url(folder: Path) -> str:
     engine = create_engine(f"sqlite:///{file}")
     SQLModel.metadata.create_all(engine)
     engine.dispose()
-    return f"sqlite+aiosqlite:///{file}"
+    return f"sqlite:///{file}"
 
 
 @asynccontextmanager

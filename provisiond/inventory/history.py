@@ -22,6 +22,13 @@ from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Event, Host, table, utcnow
 
 _event, _host = table(Event), table(Host)
+_ADD = insert(_event).returning(_event.c.id)
+_ADD_ONCE: Mapping[str, Any] = {  # made once: building a statement costs more than running it
+    "postgresql": postgresql.insert(_event)
+    .on_conflict_do_nothing(index_elements=["key"])
+    .returning(_event.c.id),
+    "sqlite": sqlite.insert(_event).on_conflict_do_nothing(index_elements=["key"]).returning(_event.c.id),
+}
 MAX_MESSAGE = 16_384  # characters; longer messages are cut in the middle
 
 
@@ -73,19 +80,15 @@ async def add(session: AsyncSession, *, kind: str, host: _Host | None = None, **
     ``host`` is anything with id and name: a row of the host table or a ResolvedHost.
     """
     row = line(kind=kind, host=host, **fields)
-    dialect = session.get_bind().dialect.name
-    new: Any = postgresql.insert(_event) if dialect == "postgresql" else sqlite.insert(_event)
-    statement = new.values(row)
-    if row["key"] is not None:
-        statement = statement.on_conflict_do_nothing(index_elements=["key"])
-    stored: int | None = (await session.execute(statement.returning(_event.c.id))).scalar()
-    return stored
+    connection = await session.connection()
+    statement = _ADD if row["key"] is None else _ADD_ONCE[connection.dialect.name]
+    return (await connection.execute(statement, row)).scalar()
 
 
 async def add_many(session: AsyncSession, lines: Sequence[dict[str, Any]]) -> None:
     """Write many events (made by ``line``, without keys) at once, in their order."""
     if lines:
-        await session.execute(insert(_event), list(lines))
+        await (await session.connection()).execute(insert(_event), list(lines))
 
 
 async def list_events(

@@ -64,6 +64,7 @@ class Store:
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self._reader: AsyncEngine
+        self._looker: AsyncEngine
         self._writer: AsyncEngine
 
     async def open(self) -> None:
@@ -72,6 +73,7 @@ class Store:
             self._take_file()
             self._writer = _sqlite_engine(self._file, "BEGIN IMMEDIATE", size=1)
             self._reader = _sqlite_engine(self._file, "BEGIN", size=self._pool_size)
+            self._looker = self._reader
             self._task = asyncio.create_task(self._fold(), name="store-fold")
         else:
             self._writer = create_async_engine(
@@ -84,6 +86,7 @@ class Store:
             self._reader = self._writer.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
+            self._looker = self._writer.execution_options(isolation_level="AUTOCOMMIT")
             self._task = asyncio.create_task(self._listen(), name="store-listen")
 
     async def close(self) -> None:
@@ -109,8 +112,8 @@ class Store:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
-        """A bare connection to look with, for reads on a hot path."""
-        async with self._reader.connect() as connection:
+        """A bare connection to look with, for reads of one statement on a hot path (no BEGIN and ROLLBACK on PostgreSQL)."""
+        async with self._looker.connect() as connection:
             yield connection
 
     async def look(self, work: Callable[[Connection], T]) -> T:
