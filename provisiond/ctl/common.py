@@ -15,6 +15,7 @@ import typer
 import yaml
 from rich.markup import escape
 
+from provisiond.ctl import yaml12
 from provisiond.ctl.client import ApiProblem, Client, Unreachable, place
 from provisiond.ctl.config import SettingsError, load_target
 from provisiond.ctl.output import Format, show_list, show_one, stderr
@@ -87,7 +88,7 @@ def read_parameters(pairs: Sequence[str], file: Path | None = None) -> dict[str,
         if not equals or not key:
             raise usage(f"--param {pair!r}: write it as NAME=VALUE")
         try:
-            value = yaml.safe_load(text) if text else ""
+            value = yaml12.load(text) if text else ""
         except yaml.YAMLError:
             value = text
         table = result
@@ -105,7 +106,7 @@ def read_yaml(file: Path) -> Any:
     """The content of a YAML (or JSON) file; "-" is standard input."""
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
-        return yaml.safe_load(text)
+        return yaml12.load(text)
     except OSError as error:
         raise usage(f"cannot read {file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from provisiond.ctl import yaml12
 from provisiond.ctl.common import usage
 
 
@@ -28,7 +29,7 @@ def read(file: Path) -> list[Entry]:
     """
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
-        root, data = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        root, data = yaml.compose(text, Loader=yaml12.Loader), yaml12.load(text)
     except OSError as error:
         raise usage(f"cannot read {file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from provisiond.ctl.client import Client, ServerEvent, place
 from provisiond.ctl.output import length, stderr
@@ -25,6 +25,8 @@ WAYS: dict[str, tuple[str, ...]] = {
     "retired": ("retired",),
 }
 _REST = {"discovered", "ready", "active", "retired"}
+_LOOK_SECONDS = 10.0  # between two looks at the hosts themselves when nothing is heard
+_TRAIL_SECONDS = 0.3  # of silence after the end, so that the last events are shown too
 _GUESS = 60.0  # seconds for a state that no host has been through yet
 
 
@@ -102,62 +104,62 @@ def wait_for(
     durations = client.get("/lifecycle/durations")["states"]
     waits = {name: Wait(client, name, goal, durations) for name in names}
     console = stderr()
-    failures: dict[str, str] = {}
     events = client.events(path, after=after)
     next(events)  # the stream stands
     with _bars(console) as progress:
         if start is not None:
             start()
         tasks = {name: progress.add_task(name, total=1.0, left="", where="") for name in names}
-        for name in list(waits):
-            _look(waits, name, failures, console)
-        seen = time.monotonic()
+        seen = heard = time.monotonic()
+        ends: dict[str, str | None] = {}
+        _look_all(waits, ends)
         for event in _ticking(events):
+            now = time.monotonic()
             if event is not None and event.data["host"] in tasks:
-                name = event.data["host"]
+                name, heard = event.data["host"], now
                 _print_event(console, event, many=len(names) > 1)
                 if name in waits:
                     _note(waits[name], event)
                     if _matters(event):
-                        _look(waits, name, failures, console)
-            elif event is None and time.monotonic() - seen > 10:
-                seen = time.monotonic()
-                for name in list(waits):
-                    _look(waits, name, failures, console)
+                        _look_all({name: waits[name]}, ends)
+            elif now - seen > _LOOK_SECONDS:
+                seen = now
+                _look_all(waits, ends)
+            for name in ends:
+                waits.pop(name, None)
             for name, task in tasks.items():
-                wait = waits.get(name)
-                if wait is None:
-                    progress.update(
-                        task,
-                        completed=0.0 if name in failures else 1.0,
-                        left="",
-                        where="failed" if name in failures else goal,
-                    )
-                else:
-                    progress.update(
-                        task,
-                        completed=wait.fraction(),
-                        left=wait.left(),
-                        where=f"{wait.state} {wait.text}".strip(),
-                    )
-            if not waits:
+                _draw(progress, task, waits.get(name), failed=ends.get(name) is not None, goal=goal)
+            if not waits and now - heard > _TRAIL_SECONDS:
                 break
-    return len(failures)
+    for name in names:
+        _conclude(console, name, goal, ends[name])
+    return sum(cause is not None for cause in ends.values())
 
 
-def _look(waits: dict[str, Wait], name: str, failures: dict[str, str], console: Console) -> None:
-    over, cause = waits[name].look()
-    if not over:
-        return
-    goal = waits.pop(name).goal
+def _look_all(waits: dict[str, Wait], ends: dict[str, str | None]) -> None:
+    """Look at the hosts themselves; those that are through, or have failed, go into ``ends`` with the cause."""
+    for name, wait in waits.items():
+        over, cause = wait.look()
+        if over:
+            ends[name] = cause
+
+
+def _draw(progress: Progress, task: TaskID, wait: Wait | None, *, failed: bool, goal: str) -> None:
+    if wait is not None:
+        where = f"{wait.state} {wait.text}".strip()
+        progress.update(task, completed=wait.fraction(), left=wait.left(), where=where)
+    else:
+        progress.update(task, completed=0.0 if failed else 1.0, left="", where="failed" if failed else goal)
+
+
+def _conclude(console: Console, name: str, goal: str, cause: str | None) -> None:
     if cause is None:
         console.print(f"[green]✓[/] host {escape(name)} is {goal}")
-    else:
-        failures[name] = cause
-        console.print(f"[bold red]error:[/] host {escape(name)} failed: {escape(cause)}")
-        console.print(
-            f"  look: provisionctl host history {escape(name)}; then: provisionctl host retry {escape(name)}"
-        )
+        return
+    console.print(f"[bold red]error:[/] host {escape(name)} failed: {escape(cause)}")
+    console.print(
+        f"  look: provisionctl host history {escape(name)}; then: provisionctl host retry {escape(name)}"
+    )
 
 
 def _matters(event: ServerEvent) -> bool:

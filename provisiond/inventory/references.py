@@ -54,7 +54,7 @@ class Names:
         if close:
             return f"there is no {called} {name!r}; did you mean {' or '.join(map(repr, close))}?"
         if not known:
-            return f"there is no {called} {name!r}, nor any other; make one with 'provisionctl {_MADE_BY.get(noun, f'{command} create')}'"
+            return f"there is no {called} {name!r}, nor any other; make one with 'provisionctl {make}'"
         return f"there is no {called} {name!r}; there are: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
 
 
