@@ -1,6 +1,7 @@
 """An image as a machine is sent it: the used blocks of a sparse raw file one after another, straight from the page cache.
 
-Extent by extent with sendfile(2), so no byte passes through Python. Ranges (RFC 9110 section 14) let a ramdisk go on where a
+Extent by extent with sendfile(2) where the event loop has it (asyncio's own), else in pieces of 1 MiB (uvloop; measured: 0.33 s
+of CPU a GiB instead of 0.12). Ranges (RFC 9110 section 14) let a ramdisk go on where a
 transfer broke off.
 """
 
