@@ -160,6 +160,10 @@ class HandoverSettings(Section):
         None, description="Private key handover uses; default state.dir/ssh/id_ed25519, made at first start."
     )
     timeout_seconds: float = Field(3600.0, gt=0, description="Longest time one handover run may take.")
+    sources: list[str] = Field(
+        [],
+        description="Directories and git URLs, or their parents, that playbooks and scripts may come from; an empty list allows any.",
+    )
 
 
 class TemplateSettings(Section):

@@ -216,7 +216,8 @@ def _driver(settings: Settings, room: str, name: str) -> Any:
     """A driver by room and name. Handover keeps its runs in a directory of its own."""
     made = load(room, name)
     if room == "handover":
-        return made(settings.state.run_dir / "handover")
+        runs = settings.state.run_dir / "handover"
+        return made(runs) if name == "fake" else made(runs, sources=settings.handover.sources)
     return made()
 
 

@@ -22,12 +22,13 @@ import pytest
 import pytest_asyncio
 
 from provisiond.drivers import load
-from provisiond.drivers.handover import Handover, HandoverOptions, HandoverTarget, Run, RunState
+from provisiond.drivers.handover import Handover, HandoverTarget, Run, RunState
 from provisiond.drivers.handover.fake import FakeHandover
 from provisiond.drivers.handover.processes import of_run
 from provisiond.errors import DriverRejected
 
 REAL = ("script", "ansible")
+GIT = ("https", "ssh", "file")
 
 
 def free_port() -> int:
@@ -111,7 +112,7 @@ class Rig:
     driver: Handover
     target: HandoverTarget
     trace: Path
-    options: HandoverOptions | None = None
+    runs: Path | None = None
     keys: list[str] = field(default_factory=list)
 
     def make(self, what: str, key: str = "", **changes: Any) -> HandoverTarget:
@@ -233,16 +234,16 @@ async def real_rig(name: str, server: Sshd) -> AsyncIterator[Rig]:
     """A driver with directories of its own; afterwards none of its processes is left."""
     folder = Path(tempfile.mkdtemp(dir=server.folder))
     write_plays(folder / "play", folder / "trace")
-    options = HandoverOptions(folder / "r", protocols=("https", "ssh", "file"))
+    runs = folder / "r"
     target = HandoverTarget(
         key="x", host="web01", address="127.0.0.1", port=server.port, ssh_key=str(server.folder / "key"), host_keys=(server.host_key,),
         groups=("all", "web", "web-front"), parameters={"colour": "blue", "secret": "s3cr3t-in-no-argv"}, timeout=60,
     )  # fmt: skip
-    made = Rig(name, load("handover", name)(options), target, folder / "trace", options)
+    made = Rig(name, load("handover", name)(runs, protocols=GIT), target, folder / "trace", runs)
     yield made
     for key in made.keys:
         await made.driver.cancel(key)
-        assert await none_left(options.run_dir / key)
+        assert await none_left(runs / key)
     await made.driver.close()
 
 
@@ -287,8 +288,8 @@ async def test_cancel(rig: Rig) -> None:
     assert (await rig.wait(target.key)).state is RunState.CANCELLED
     await rig.driver.cancel(target.key)
     await rig.driver.cancel("never-was")
-    if rig.options:
-        assert await none_left(rig.options.run_dir / target.key)
+    if rig.runs:
+        assert await none_left(rig.runs / target.key)
 
 
 async def test_unknown_run(rig: Rig) -> None:
@@ -330,7 +331,7 @@ async def test_timeout(real: Rig) -> None:
     await real.driver.apply(target)
     done = await real.wait(target.key)
     assert done.state is RunState.FAILED and "not done after 8 s" in done.message
-    assert real.options and await none_left(real.options.run_dir / target.key)
+    assert real.runs and await none_left(real.runs / target.key)
 
 
 async def test_unreachable_then_reachable(real: Rig) -> None:
@@ -351,18 +352,18 @@ async def test_unreachable_then_reachable(real: Rig) -> None:
 
 async def test_daemon_killed_in_the_middle(real: Rig) -> None:
     """The run goes on when the daemon is killed; the next daemon finds it by its key, and it ran once."""
-    assert real.options
+    assert real.runs
     target = real.make("succeed")
     program = (
         "import asyncio, pickle, sys, time\n"
-        "name, options, target = pickle.loads(sys.stdin.buffer.read())\n"
+        "name, runs, target = pickle.loads(sys.stdin.buffer.read())\n"
         "from provisiond.drivers import load\n"
-        "asyncio.run(load('handover', name)(options).apply(target))\n"
+        "asyncio.run(load('handover', name)(runs).apply(target))\n"
         "print('begun', flush=True)\ntime.sleep(100)\n"
     )
     daemon = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert daemon.stdin and daemon.stdout
-    daemon.stdin.write(pickle.dumps((real.name, real.options, target)))
+    daemon.stdin.write(pickle.dumps((real.name, real.runs, target)))
     daemon.stdin.close()
     assert daemon.stdout.readline() == b"begun\n"
     daemon.send_signal(signal.SIGKILL)
@@ -375,15 +376,15 @@ async def test_daemon_killed_in_the_middle(real: Rig) -> None:
 
 async def test_supervisor_killed(real: Rig) -> None:
     """When the run's own process is killed the run is FAILED and says so, what it had started is ended, and it does not run again."""
-    assert real.options
+    assert real.runs
     target = real.make("linger")
     await real.driver.apply(target)
     while real.ran() != ["linger"]:
         await asyncio.sleep(0.05)
-    os.kill(json.loads((real.options.run_dir / target.key / "begun").read_text())["pid"], signal.SIGKILL)
+    os.kill(json.loads((real.runs / target.key / "begun").read_text())["pid"], signal.SIGKILL)
     done = await real.wait(target.key)
     assert done.state is RunState.FAILED and "cut off: its process was killed" in done.message
-    assert await none_left(real.options.run_dir / target.key)
+    assert await none_left(real.runs / target.key)
     assert (await real.driver.apply(target)).state is RunState.FAILED
     assert real.ran() == ["linger"]
 
@@ -391,7 +392,7 @@ async def test_supervisor_killed(real: Rig) -> None:
 async def test_many_at_once_run_once(real: Rig) -> None:
     """Several daemons that apply the same key at the same time start one run."""
     target = real.make("succeed")
-    drivers = [real.driver, *(load("handover", real.name)(real.options) for _ in range(5))]
+    drivers = [real.driver, *(load("handover", real.name)(real.runs) for _ in range(5))]
     await asyncio.gather(*(d.apply(target) for d in drivers))
     assert (await real.wait(target.key)).state is RunState.SUCCEEDED
     assert real.ran() == ["succeed"]
@@ -401,12 +402,12 @@ async def test_many_at_once_run_once(real: Rig) -> None:
 
 async def test_secrets_stay_in_private_files(real: Rig) -> None:
     """No parameter is in an argument list, the run's files are its owner's alone, and those with parameters go at the end."""
-    assert real.options
+    assert real.runs
     target = real.make("linger")
     await real.driver.apply(target)
     while real.ran() != ["linger"]:
         await asyncio.sleep(0.05)
-    run = real.options.run_dir / target.key
+    run = real.runs / target.key
     for pid in of_run(run):
         assert b"s3cr3t-in-no-argv" not in Path(f"/proc/{pid}/cmdline").read_bytes()
         assert b"s3cr3t-in-no-argv" not in Path(f"/proc/{pid}/environ").read_bytes()
@@ -436,14 +437,14 @@ async def test_wrong_settings_of_ansible(ansible: Rig, settings: dict[str, Any],
     with pytest.raises(DriverRejected) as caught:
         await ansible.driver.apply(replace(ansible.target, key="wrong", settings=settings))
     assert said in str(caught.value) and "web01" in str(caught.value)
-    assert ansible.options and not (ansible.options.run_dir / "wrong").exists()
+    assert ansible.runs and not (ansible.runs / "wrong").exists()
 
 
 async def test_sources_are_a_fence(ansible: Rig, tmp_path: Path) -> None:
     """With handover.sources set, a playbook or repository from elsewhere is rejected."""
-    assert ansible.options
+    assert ansible.runs
     fenced = load("handover", "ansible")(
-        replace(ansible.options, sources=(str(tmp_path), "https://git.example.org/infra"))
+        replace(ansible.runs, sources=(str(tmp_path), "https://git.example.org/infra"))
     )
     for settings in ({"directory": str(ansible.trace.parent / "play"), "playbook": "succeed.yml"},
                      {"git": "https://git.example.org/infrastructure-of-others", "playbook": "site.yml"}):  # fmt: skip

@@ -5,21 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Protocol
-
-
-@dataclass(frozen=True)
-class HandoverOptions:
-    """What the real drivers of this room are constructed with (``load("handover", name)(options)``).
-
-    ``run_dir`` holds one directory a run and is the room's own. ``sources`` are beginnings of directories and git URLs that
-    playbooks and scripts may come from; empty means any. ``protocols`` are those git may use.
-    """
-
-    run_dir: Path
-    sources: tuple[str, ...] = ()
-    protocols: tuple[str, ...] = ("https", "ssh")
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class AnsibleHandover(Supervised):
             raise DriverRejected(
                 f"host {target.host}: ansible.known_hosts {settings['known_hosts']} is not a file"
             )
-        check_source(settings, target.host, self.options.sources, self.options.protocols)
+        check_source(settings, target.host, self.sources, self.protocols)
 
 
 def carry_out(job: Job) -> Ended:

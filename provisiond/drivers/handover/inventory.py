@@ -15,7 +15,9 @@ import yaml
 from provisiond.drivers.handover import HandoverTarget
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_OURS = re.compile(r"ansible(?!_python_interpreter\Z|_become\Z|_become_user\Z|_become_method\Z)")
+_OURS = re.compile(
+    r"(script\Z|ansible\Z|ansible_(?!(python_interpreter|become|become_user|become_method)\Z))"
+)
 
 
 class _Unsafe(str):

@@ -24,11 +24,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from provisiond.drivers.handover import HandoverOptions, HandoverTarget, Run, RunState
+from provisiond.drivers.handover import HandoverTarget, Run, RunState
 from provisiond.drivers.handover.processes import boot_id, end_all, environment
 from provisiond.errors import DriverRejected, DriverUnavailable
 
@@ -40,13 +41,19 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 
 
 class Supervised:
-    """The part of a driver that all with a supervisor share. ``driver`` is its name; ``check`` refuses wrong settings."""
+    """The part of a driver that all with a supervisor share. ``driver`` is its name; ``check`` refuses wrong settings.
+
+    ``run_dir`` holds one directory a run and is the driver's own. ``sources`` are beginnings of directories and git URLs that
+    playbooks and scripts may come from (none: any); ``protocols`` are those git may use.
+    """
 
     driver: ClassVar[str]
 
-    def __init__(self, options: HandoverOptions) -> None:
-        self.options = options
-        self._root = options.run_dir.absolute()
+    def __init__(
+        self, run_dir: Path, *, sources: Sequence[str] = (), protocols: Sequence[str] = ("https", "ssh")
+    ) -> None:
+        self.sources, self.protocols = tuple(sources), tuple(protocols)
+        self._root = run_dir.absolute()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._pruned = False
 
@@ -101,7 +108,7 @@ class Supervised:
         job = {
             "driver": self.driver,
             "target": asdict(target),
-            "protocols": self.options.protocols,
+            "protocols": self.protocols,
             "lock": lock,
         }
         write_private(run / "job.json", json.dumps(job))

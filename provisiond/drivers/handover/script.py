@@ -45,7 +45,7 @@ class ScriptHandover(Supervised):
             )
         if "path" in settings:
             path = Path(settings["path"])
-            allowed(str(path.resolve()), self.options.sources, target.host)
+            allowed(str(path.resolve()), self.sources, target.host)
             if not path.is_absolute() or not path.is_file() or path.stat().st_size > MAX_SCRIPT:
                 raise DriverRejected(
                     f"host {target.host}: script.path {path} must be the whole path of a file of at most 1 MiB"
