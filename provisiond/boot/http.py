@@ -24,6 +24,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from provisiond.boot import callbacks
+from provisiond.boot.discovery import discover
 from provisiond.boot.loader import Loaders
 from provisiond.boot.machines import BootWorld, Machine, Machines, TokenRefused, normal_mac
 from provisiond.boot.plan import REBOOT, WAIT, image_plan, image_source, plan_for
@@ -163,9 +164,10 @@ class _Door:
         return _file(ramdisk(self._world.settings), request.match_info["file"])
 
     async def wait_plan(self, request: web.Request) -> web.Response:
-        """A waiting machine waits on until it is to be built; then it starts again, into its build."""
+        """A waiting machine waits on until it is to be built; then it starts again, into its build. The first time it is written down."""
         mac = normal_mac(request.match_info["mac"])
         machine = await self._machines.by_mac(mac, request.remote or "")
+        await discover(self._world.store, machine)
         return _text(REBOOT if machine.target.builds else WAIT)
 
     # --- one build ---------------------------------------------------------------------------------------

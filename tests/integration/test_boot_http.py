@@ -14,11 +14,11 @@ import pytest
 import pytest_asyncio
 import structlog
 from sqlalchemy import update
-from sqlmodel import col
+from sqlmodel import col, select
 
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
-from provisiond.inventory.tables import Image, Medium, Subnet, utcnow
+from provisiond.inventory.tables import Event, Host, Image, Interface, Medium, Subnet, utcnow
 from provisiond.lifecycle.path import PATH
 from provisiond.lifecycle.table import State
 from provisiond.media.images import MIB
@@ -118,6 +118,31 @@ async def test_unknown_machines(served: Served) -> None:
     assert await served.tftp("boot/ramdisk/kernel") == RAMDISK_KERNEL
     assert (await served.get("/boot/ramdisk/kernel"))[1].encode() == RAMDISK_KERNEL
     assert await served.get("/boot/wait/52-54-00-ff-ff-ff/plan") == (200, "action wait\n")
+
+
+async def test_unknown_machine_is_discovered_once(served: Served) -> None:
+    """A machine that waits becomes a discovered host with its MAC, once; where subnets ignore strangers nothing is written."""
+    path = "/boot/wait/52-54-00-ff-ff-ff/plan"
+    assert await served.get(path) == (200, "action wait\n")
+    assert await discovered(served) == []
+    async with served.world.store.write() as session:
+        await session.execute(update(Subnet).values(unknown="discover", cidr="127.0.0.0/8"))
+    for _ in range(2):
+        await asyncio.gather(*(served.get(path) for _ in range(3)))
+    assert await served.get("/boot/wait/nonsense/plan") == (200, "action wait\n")
+    assert await discovered(served) == [("new-525400ffffff", "52:54:00:ff:ff:ff", "host.discovered")]
+
+
+async def discovered(served: Served) -> list[tuple[str, str, str]]:
+    """(name, MAC, event) of every discovered host."""
+    async with served.world.store.read() as session:
+        found = (
+            select(Host.name, Interface.mac, Event.kind)
+            .join(Interface, col(Interface.host_id) == col(Host.id))
+            .join(Event, col(Event.host_id) == col(Host.id))
+            .where(col(Host.state) == "discovered")
+        )
+        return [tuple(row) for row in (await session.execute(found)).all()]
 
 
 async def test_waiting_machine_starts_again_into_its_build(served: Served) -> None:
