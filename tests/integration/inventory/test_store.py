@@ -120,7 +120,7 @@ async def test_the_log_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             if i % 250 == 249:
                 await asyncio.sleep(0.2)
                 sizes.append((tmp_path / "provisiond.db-wal").stat().st_size)
-        assert max(sizes) < 4 << 20
+        assert max(sizes) < 1_500_000
 
 
 _WRITER = """
