@@ -99,7 +99,7 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
         watch = Watch(world)
         if settings.boot.enabled:
             room = await _boot_doors(stack, settings, world, metrics)
-            leases = Leases(store, dhcp, boot_options(room.loaders, world.boot_url), watch.on_lease)
+            leases = Leases(store, dhcp, boot_options(room.loaders, world.boot_url, settings.boot.loader), watch.on_lease)
             await leases.start()
             stack.push_async_callback(leases.stop)
 
@@ -123,7 +123,7 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     os.umask(0o027)  # the database and consoles are nobody else's business
-    _log_to(settings)
+    log_to(settings)
     uvloop.run(_serve(settings))
 
 
@@ -263,7 +263,7 @@ def _engine_check(reconciler: Reconciler) -> Check:
     return check
 
 
-def _log_to(settings: Settings) -> None:
+def log_to(settings: Settings) -> None:
     """JSON lines, or text for people, on standard error; the standard library's loggers go the same way."""
     level = getattr(logging, settings.log.level.upper())
     shared: list[Any] = [

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
 
 from provisiond.errors import Conflict, NotFound
 from provisiond.inventory import history
 from provisiond.inventory.store import EVENTS, HOSTS, Store
-from provisiond.inventory.tables import Deployment, Host, utcnow
+from provisiond.inventory.tables import utcnow
+from provisiond.lifecycle import rows
+from provisiond.lifecycle.path import retry_step
 from provisiond.lifecycle.table import TRANSITIONS, WANTED_LATER, State, Verb, allowed
 
 __all__ = ["Verb", "request", "set_lock", "set_maintenance", "set_power"]
@@ -45,7 +45,7 @@ async def request(
         _refuse_if_guarded(host, verb)
         target = TRANSITIONS.get((state, verb))
         if target is None and verb in WANTED_LATER.get(state, ()):
-            await _set(session, host, wanted=str(verb))
+            await rows.move_host(session, host.id, utcnow(), wanted=str(verb))
             await history.add(
                 session,
                 host=host,
@@ -64,26 +64,21 @@ async def request(
     await store.transact(work, HOSTS, EVENTS)
 
 
-async def enter(session: AsyncSession, host: Host, target: State, verb: Verb, actor: str, cause: str) -> None:
+async def enter(session: AsyncSession, host: Any, target: State, verb: Verb, actor: str, cause: str) -> None:
     """Put ``host`` at the beginning of ``target``. A worker that is busy with it loses its write, and only then begins anew."""
     now = utcnow()
-    if target != State.CONFIGURING:
+    if target == State.CONFIGURING:
+        await rows.next_run(session, host.deployment_id)
+    elif host.deployment_id is not None:
         await _end_deployment(session, host, verb)
-    await history.add(session, host=host, kind=f"intent.{verb}", actor=actor, cause=cause)
-    await history.add(
-        session,
-        host=host,
-        kind="state.changed",
-        actor=actor,
-        cause=str(verb),
-        data={"from": host.state, "to": str(target)},
-    )
-    if verb == Verb.CONFIGURE:
-        await _new_run(session, host)
-    fresh = {"deployment_id": None} if target == State.BUILDING else {}
-    await _set(
-        session, host, state=str(target), step="", step_since=None, state_since=now, deadline_at=None, attempts=0,
-        failure=None, failure_kind=None, wanted=None, **fresh,
+    told = {"host": host, "actor": actor}
+    await history.add(session, kind=f"intent.{verb}", cause=cause, **told)
+    change = {"from": host.state, "to": str(target)}
+    await history.add(session, kind="state.changed", cause=str(verb), data=change, **told)
+    kept = None if target == State.BUILDING else host.deployment_id
+    await rows.move_host(
+        session, host.id, now, state=str(target), step="", step_since=None, state_since=now, deadline_at=None, attempts=0,
+        failure=None, failure_kind=None, wanted=None, deployment_id=kept,
     )  # fmt: skip
 
 
@@ -94,10 +89,7 @@ async def set_power(store: Store, name: str, action: str, *, actor: str, cause: 
         host = await _locked_row(session, name)
         if action not in POWER_ACTIONS:
             raise Conflict(f"power can be asked {', '.join(sorted(POWER_ACTIONS))}; not {action!r}")
-        if host.locked:
-            raise Conflict(
-                f"host {host.name} is locked; unlock it first: provisionctl host unlock {host.name}"
-            )
+        _refuse_locked(host, f"power {action}")
         if host.state not in _POWER_STATES:
             raise Conflict(
                 f"host {host.name} is {host.state}: its power is in the engine's hands; cancel that first"
@@ -105,7 +97,7 @@ async def set_power(store: Store, name: str, action: str, *, actor: str, cause: 
         await history.add(
             session, host=host, kind="intent.power", actor=actor, cause=cause, data={"action": action}
         )
-        await _set(session, host, power_wanted=action)
+        await rows.move_host(session, host.id, utcnow(), power_wanted=action)
 
     await store.transact(work, HOSTS, EVENTS)
 
@@ -116,9 +108,7 @@ async def set_lock(store: Store, name: str, locked: bool, *, actor: str) -> None
     async def work(session: AsyncSession) -> None:
         host = await _locked_row(session, name)
         await history.add(session, host=host, kind="host.locked" if locked else "host.unlocked", actor=actor)
-        await session.execute(
-            update(Host).where(col(Host.id) == host.id).values(locked=locked, updated_at=utcnow())
-        )
+        await rows.set_host(session, host.id, locked=locked, updated_at=utcnow())
 
     await store.transact(work, EVENTS)
 
@@ -130,7 +120,7 @@ async def set_maintenance(store: Store, name: str, reason: str, *, actor: str) -
         host = await _locked_row(session, name)
         kind = "host.maintenance" if reason else "host.maintenance_over"
         await history.add(session, host=host, kind=kind, actor=actor, message=reason)
-        await _set(session, host, maintenance=reason)
+        await rows.move_host(session, host.id, utcnow(), maintenance=reason)
 
     await store.transact(work, HOSTS, EVENTS)
 
@@ -138,75 +128,50 @@ async def set_maintenance(store: Store, name: str, reason: str, *, actor: str) -
 # --- inner -----------------------------------------------------------------------------------------------
 
 
-async def _locked_row(session: AsyncSession, name: str) -> Host:
-    found = select(Host).where((col(Host.name) == name) | (col(Host.id) == name)).with_for_update()
-    host = (await session.execute(found)).scalars().first()
+async def _locked_row(session: AsyncSession, name: str) -> Any:
+    host = await rows.lock_host(session, name)
     if host is None:
         raise NotFound("host", name)
     return host
 
 
-def _refuse_if_guarded(host: Host, verb: Verb) -> None:
-    if host.locked and verb in _GUARDED:
+def _refuse_locked(host: Any, what: str) -> None:
+    if host.locked:
         raise Conflict(
-            f"host {host.name} is locked against {verb}; unlock it first: provisionctl host unlock {host.name}"
+            f"host {host.name} is locked against {what}; unlock it first: provisionctl host unlock {host.name}"
         )
+
+
+def _refuse_if_guarded(host: Any, verb: Verb) -> None:
+    if verb in _GUARDED:
+        _refuse_locked(host, verb)
     if host.maintenance:
         raise Conflict(
             f"host {host.name} is in maintenance ({host.maintenance}); end it first: provisionctl host maintenance {host.name} --off"
         )
 
 
-async def _set(session: AsyncSession, host: Host, **columns: Any) -> None:
-    """Change the row, fence whoever works on it, and make it due. The lease stays: nobody else begins before its holder let go."""
-    now = utcnow()
-    await session.execute(
-        update(Host)
-        .where(col(Host.id) == host.id)
-        .values(
-            version=col(col(Host.version)) + 1,
-            wake=col(col(Host.wake)) + 1,
-            due_at=now,
-            updated_at=now,
-            **columns,
-        )
-        .execution_options(synchronize_session=False)
-    )
+async def _end_deployment(session: AsyncSession, host: Any, verb: Verb) -> None:
+    deployment = await rows.deployment(session, host.deployment_id)
+    if deployment is not None and deployment.ended_at is None:
+        outcome = {Verb.REBUILD: "replaced", Verb.CANCEL: "cancelled"}.get(verb, "ended")
+        await rows.set_deployment(session, deployment.id, ended_at=utcnow(), outcome=outcome)
 
 
-async def _end_deployment(session: AsyncSession, host: Host, verb: Verb) -> None:
-    if host.deployment_id is None:
-        return
-    outcome = {Verb.REBUILD: "replaced", Verb.CANCEL: "cancelled"}.get(verb, "ended")
-    await session.execute(
-        update(Deployment)
-        .where(col(Deployment.id) == host.deployment_id, col(col(Deployment.ended_at)).is_(None))
-        .values(ended_at=utcnow(), outcome=outcome)
-    )
-
-
-async def _new_run(session: AsyncSession, host: Host) -> None:
-    values = {"runs": col(col(Deployment.runs)) + 1, "handover_offset": 0}
-    await session.execute(update(Deployment).where(col(Deployment.id) == host.deployment_id).values(**values))
-
-
-async def _retry(session: AsyncSession, host: Host, actor: str, cause: str) -> None:
-    from provisiond.lifecycle.path import retry_step
-
+async def _retry(session: AsyncSession, host: Any, actor: str, cause: str) -> None:
     if host.failure is None:
         raise Conflict(f"host {host.name} has not failed; there is nothing to try again")
     if host.deployment_id is not None:
-        await session.execute(
-            update(Deployment)
-            .where(col(Deployment.id) == host.deployment_id)
-            .values(failed_at=None, failure="", log_tail="", boots=0)
+        await rows.set_deployment(
+            session, host.deployment_id, failed_at=None, failure="", log_tail="", boots=0
         )
-        await _new_run(session, host)
+        await rows.next_run(session, host.deployment_id)
     await history.add(session, host=host, kind="intent.retry", actor=actor, cause=cause)
     step = retry_step(State(host.state), host.step)
-    await _set(
+    await rows.move_host(
         session,
-        host,
+        host.id,
+        utcnow(),
         step=step,
         step_since=None,
         attempts=0,

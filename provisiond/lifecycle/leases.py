@@ -47,8 +47,8 @@ class Leases:
         """The subnets as the driver takes them."""
         async with self.store.read() as session:
             found = (
-                select(Subnet, col(col(Domain.name)))
-                .outerjoin(Domain, col(col(Domain.id)) == col(col(Subnet.domain_id)))
+                select(Subnet, col(Domain.name))
+                .outerjoin(Domain, col(Domain.id) == col(Subnet.domain_id))
                 .order_by(col(Subnet.name))
             )
             rows: Sequence[Any] = (await session.execute(found)).all()
@@ -66,13 +66,13 @@ class Leases:
             found = (
                 select(
                     col(Interface.mac),
-                    col(col(Interface.ip)),
-                    col(col(Host.name)),
-                    col(col(Subnet.name)),
-                    col(col(Host.state)),
+                    col(Interface.ip),
+                    col(Host.name),
+                    col(Subnet.name),
+                    col(Host.state),
                 )
-                .join(Host, col(col(Host.id)) == col(col(Interface.host_id)))
-                .join(Subnet, col(col(Subnet.id)) == col(col(Interface.subnet_id)))
+                .join(Host, col(Host.id) == col(Interface.host_id))
+                .join(Subnet, col(Subnet.id) == col(Interface.subnet_id))
                 .where(col(Interface.ip).isnot(None))
             )
             rows: Sequence[Any] = (await session.execute(found)).all()

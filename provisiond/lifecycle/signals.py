@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
 
 from provisiond.inventory import history
 from provisiond.inventory.store import EVENTS, HOSTS, Store
-from provisiond.inventory.tables import Deployment, Host, utcnow
+from provisiond.inventory.tables import utcnow
+from provisiond.lifecycle import rows
 
 LOG_TAIL = 64 * 1024
 
@@ -28,12 +27,10 @@ async def boot_asked(store: Store, host_id: str, deployment_id: str, what: str, 
     """
     count = 0
 
-    async def tell(session: AsyncSession, host: Host, deployment: Deployment) -> None:
+    async def tell(session: AsyncSession, host: Any, deployment: Any) -> None:
         nonlocal count
         count = deployment.boots + 1
-        await session.execute(
-            update(Deployment).where(col(Deployment.id) == deployment.id).values(boots=count)
-        )
+        await rows.set_deployment(session, deployment.id, boots=count)
         await _event(
             session, host, deployment, "boot.asked", f"boot {count}: {what}", {"what": what, "boots": count}
         )
@@ -55,14 +52,10 @@ async def progress(store: Store, deployment_id: str, percent: int, text: str) ->
     """The machine is ``percent`` along; text says with what. Going backwards is taken as told (a second try)."""
     percent, text = max(0, min(100, percent)), text[:256]
 
-    async def tell(session: AsyncSession, host: Host, deployment: Deployment) -> None:
+    async def tell(session: AsyncSession, host: Any, deployment: Any) -> None:
         if (deployment.progress, deployment.progress_text) == (percent, text):
             return
-        await session.execute(
-            update(Deployment)
-            .where(col(Deployment.id) == deployment.id)
-            .values(progress=percent, progress_text=text)
-        )
+        await rows.set_deployment(session, deployment.id, progress=percent, progress_text=text)
         await _event(session, host, deployment, "callback.progress", text, {"percent": percent})
 
     await _deliver(store, deployment_id, tell, wake=False)
@@ -71,11 +64,11 @@ async def progress(store: Store, deployment_id: str, percent: int, text: str) ->
 async def built(store: Store, deployment_id: str) -> None:
     """The installer or the ramdisk is done: from now on the machine boots from its disk."""
 
-    async def tell(session: AsyncSession, host: Host, deployment: Deployment) -> None:
+    async def tell(session: AsyncSession, host: Any, deployment: Any) -> None:
         if deployment.built_at is not None:
             return
         values = {"built_at": utcnow(), "progress": 100, "progress_text": "built"}
-        await session.execute(update(Deployment).where(col(Deployment.id) == deployment.id).values(**values))
+        await rows.set_deployment(session, deployment.id, **values)
         await _event(session, host, deployment, "callback.built", key="built")
 
     await _deliver(store, deployment_id, tell)
@@ -84,7 +77,7 @@ async def built(store: Store, deployment_id: str) -> None:
 async def failed(store: Store, deployment_id: str, message: str, log_tail: str) -> None:
     """The machine reports that its build failed, with the tail of its log."""
 
-    async def tell(session: AsyncSession, host: Host, deployment: Deployment) -> None:
+    async def tell(session: AsyncSession, host: Any, deployment: Any) -> None:
         if deployment.failed_at is not None:
             return
         await _fail(session, deployment, message, log_tail)
@@ -96,13 +89,13 @@ async def failed(store: Store, deployment_id: str, message: str, log_tail: str) 
 async def phone_home(store: Store, deployment_id: str, host_keys: Sequence[str]) -> None:
     """The first boot is through; ``host_keys`` are the machine's SSH public keys, to be trusted by handover."""
 
-    async def tell(session: AsyncSession, host: Host, deployment: Deployment) -> None:
+    async def tell(session: AsyncSession, host: Any, deployment: Any) -> None:
         if deployment.phoned_home_at is not None:
             return
         values: dict[str, Any] = {"phoned_home_at": utcnow(), "host_keys": list(host_keys)}
         if deployment.built_at is None:  # who phones home has been built, whatever became of that message
             values["built_at"] = utcnow()
-        await session.execute(update(Deployment).where(col(Deployment.id) == deployment.id).values(**values))
+        await rows.set_deployment(session, deployment.id, **values)
         data = {"host_keys": [key.split()[0] for key in host_keys]}
         await _event(session, host, deployment, "callback.phone-home", data=data, key="phone-home")
 
@@ -114,54 +107,40 @@ async def renew_token(store: Store, deployment_id: str, minutes: float) -> None:
 
     async def work(session: AsyncSession) -> None:
         expires = utcnow() + timedelta(minutes=minutes)
-        await session.execute(
-            update(Deployment).where(col(Deployment.id) == deployment_id).values(token_expires=expires)
-        )
+        await rows.set_deployment(session, deployment_id, token_expires=expires)
 
     await store.transact(work)
 
 
-Tell = Callable[[AsyncSession, Host, Deployment], Awaitable[None]]
+Tell = Callable[[AsyncSession, Any, Any], Awaitable[None]]
 
 
 async def _deliver(store: Store, deployment_id: str, tell: Tell, *, wake: bool = True) -> None:
     """Lock the host's row, tell, and make the host due. A deployment that ended, or is unknown, is left as it is."""
 
     async def work(session: AsyncSession) -> None:
-        found = select(col(Deployment.host_id)).where(col(Deployment.id) == deployment_id)
-        host_id = (await session.execute(found)).scalar_one_or_none()
-        if host_id is None:
+        host = await rows.lock_host_of(session, deployment_id)
+        if host is None or host.deployment_id != deployment_id:
             return
-        host = (
-            (await session.execute(select(Host).where(col(Host.id) == host_id).with_for_update()))
-            .scalars()
-            .one()
-        )
-        fresh = select(Deployment).where(col(Deployment.id) == deployment_id).with_for_update()
-        deployment = (await session.execute(fresh)).scalars().one()
-        if deployment.ended_at is not None or host.deployment_id != deployment_id:
+        deployment = await rows.deployment(session, deployment_id)
+        if deployment.ended_at is not None:
             return
         await tell(session, host, deployment)
         if wake:
-            await session.execute(
-                update(Host)
-                .where(col(Host.id) == host.id)
-                .values(wake=col(col(Host.wake)) + 1, due_at=utcnow())
-                .execution_options(synchronize_session=False)
-            )
+            await rows.wake_host(session, host.id, utcnow())
 
     await store.transact(work, *((HOSTS, EVENTS) if wake else (EVENTS,)))
 
 
-async def _fail(session: AsyncSession, deployment: Deployment, message: str, log_tail: str) -> None:
+async def _fail(session: AsyncSession, deployment: Any, message: str, log_tail: str) -> None:
     values = {"failed_at": utcnow(), "failure": message[:4096], "log_tail": log_tail[-LOG_TAIL:]}
-    await session.execute(update(Deployment).where(col(Deployment.id) == deployment.id).values(**values))
+    await rows.set_deployment(session, deployment.id, **values)
 
 
 async def _event(
     session: AsyncSession,
-    host: Host,
-    deployment: Deployment,
+    host: Any,
+    deployment: Any,
     kind: str,
     message: str = "",
     data: dict[str, Any] | None = None,

@@ -66,8 +66,8 @@ class Watch:
         async with self.world.store.read() as session:
             found = (
                 select(col(Host.id))
-                .join(Bmc, col(col(Bmc.host_id)) == col(col(Host.id)))
-                .where(col(Host.state).in_(resting), col(col(Host.maintenance)) == "")
+                .join(Bmc, col(Bmc.host_id) == col(Host.id))
+                .where(col(Host.state).in_(resting), col(Host.maintenance) == "")
             )
             ids = list((await session.execute(found.order_by(col(Host.failure).is_(None)))).scalars())
         gate, answered = asyncio.Semaphore(AT_ONCE), 0
@@ -162,7 +162,7 @@ class Watch:
         async def work(session: AsyncSession) -> None:
             found = (
                 select(Host)
-                .join(Interface, col(col(Interface.host_id)) == col(col(Host.id)))
+                .join(Interface, col(Interface.host_id) == col(Host.id))
                 .where(col(Interface.mac) == event.mac)
             )
             host = (await session.execute(found)).scalars().first()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
 
 from provisiond.drivers.handover import HandoverTarget, Run, RunState
 from provisiond.inventory.resolve import ResolvedHost
-from provisiond.inventory.tables import Deployment, utcnow
+from provisiond.inventory.tables import utcnow
+from provisiond.lifecycle import rows
 from provisiond.lifecycle.outcome import Complete, Continue, Failed, Note, Outcome, Step, Write
 from provisiond.lifecycle.world import World
 
@@ -69,9 +68,7 @@ def _target(host: ResolvedHost, world: World, driver: str) -> HandoverTarget:
 
 def _keep_offset(deployment_id: str, offset: int) -> Write:
     async def write(session: AsyncSession) -> None:
-        await session.execute(
-            update(Deployment).where(col(Deployment.id) == deployment_id).values(handover_offset=offset)
-        )
+        await rows.set_deployment(session, deployment_id, handover_offset=offset)
 
     return write
 
@@ -79,7 +76,7 @@ def _keep_offset(deployment_id: str, offset: int) -> Write:
 def _keep_result(deployment_id: str, run: Run) -> Write:
     async def write(session: AsyncSession) -> None:
         values = {"handover_offset": 0, "result": dict(run.stats)}
-        await session.execute(update(Deployment).where(col(Deployment.id) == deployment_id).values(**values))
+        await rows.set_deployment(session, deployment_id, **values)
 
     return write
 
@@ -89,7 +86,7 @@ def _end(deployment_id: str, stats: dict[str, object]) -> Write:
 
     async def write(session: AsyncSession) -> None:
         values = {"handover_offset": 0, "result": stats, "ended_at": utcnow(), "outcome": "active"}
-        await session.execute(update(Deployment).where(col(Deployment.id) == deployment_id).values(**values))
+        await rows.set_deployment(session, deployment_id, **values)
 
     return write
 
