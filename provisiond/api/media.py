@@ -9,11 +9,12 @@ from pydantic import Field
 
 from provisiond.api.deps import ApiDeps
 from provisiond.api.hosts import Page
-from provisiond.errors import NotFound
+from provisiond.errors import Denied, NotFound
 from provisiond.inventory.access import Principal
 from provisiond.inventory.fields import Line, Name, Word
 from provisiond.inventory.shapes import Architecture, Request, View
 from provisiond.media.images import ImageRequest
+from provisiond.media.installers import is_local
 from provisiond.media.jobs import Job, MediumWish
 
 Sha256 = Field("", pattern=r"^([0-9a-f]{64})?$", description="What the source must have, in lower-case hex.")
@@ -60,6 +61,7 @@ class ImportView(View):
 
 async def import_medium(deps: ApiDeps, body: MediumImport, who: Principal) -> ImportView:
     """Begins at once; look at `/imports/{id}` until it is done or failed. An existing medium is taken afresh."""
+    _allow_local(body.source, who)
     wish = MediumWish(
         name=body.name,
         operating_system=body.operating_system,
@@ -74,6 +76,7 @@ async def import_medium(deps: ApiDeps, body: MediumImport, who: Principal) -> Im
 
 async def import_image(deps: ApiDeps, body: ImageImport, who: Principal) -> ImportView:
     """Begins at once; look at `/imports/{id}` until it is done or failed. An existing image is replaced when it is there."""
+    _allow_local(body.source, who)
     request = ImageRequest(name=body.name, source=body.source, format=body.format, sha256=body.sha256)
     job = await deps.media.start_image(
         request,
@@ -96,6 +99,12 @@ async def show_import(deps: ApiDeps, id: str) -> ImportView:
     if job is None:
         raise NotFound("import", id)
     return _view(job)
+
+
+def _allow_local(source: str, who: Principal) -> None:
+    """A path on the daemon's machine is read with the daemon's rights and served to machines, its keys included: admins only."""
+    if is_local(source) and who.role != "admin":
+        raise Denied("only an admin may name a path on the daemon's machine; give a URL, or ask an admin", authenticated=True)
 
 
 def _view(job: Job) -> ImportView:
