@@ -41,7 +41,23 @@ _host, _bmc, _deployment, _interface, _group = (
 )
 _setting = table(Setting)
 
-_wanted = select(_group.c.id, _group.c.parent_id).where(_group.c.id.in_(bindparam("ids", expanding=True)))
+_ids: Any = bindparam("ids", expanding=True)
+_WIDE = (
+    select(*(c.label(f"{c.table.name}__{c.name}") for c in [*_host.c, *_bmc.c, *_deployment.c]))
+    .select_from(
+        _host.outerjoin(_bmc, _bmc.c.host_id == _host.c.id).outerjoin(
+            _deployment, _deployment.c.id == _host.c.deployment_id
+        )
+    )
+    .where(_host.c.id.in_(_ids))
+)
+_CARDS = select(_interface).where(_interface.c.host_id.in_(_ids))
+_GLOBAL = select(_setting.c.value).where(_setting.c.name == PARAMETERS)
+_BY_ID = {
+    model: select(table(model)).where(table(model).c.id.in_(_ids))
+    for model in (Subnet, Image, Medium, Flavor, Hypervisor, OperatingSystem, Domain)
+}
+_wanted = select(_group.c.id, _group.c.parent_id).where(_group.c.id.in_(_ids))
 _above = _wanted.cte("above", recursive=True)
 _above = _above.union(select(_group.c.id, _group.c.parent_id).join(_above, _group.c.id == _above.c.parent_id))
 _WITH_ANCESTORS = select(_group).where(_group.c.id.in_(select(_above.c.id)))
@@ -142,23 +158,11 @@ async def resolve_hosts(session: AsyncSession, host_ids: Sequence[str]) -> list[
     """Many hosts, in the order of ``host_ids``; those that are gone are left out. At most 12 statements."""
     if not host_ids:
         return []
-    both = _host.outerjoin(_bmc, _bmc.c.host_id == _host.c.id).outerjoin(
-        _deployment, _deployment.c.id == _host.c.deployment_id
-    )
-    columns = [*_host.c, *_bmc.c, *_deployment.c]
-    wide = (
-        select(*(c.label(f"{c.table.name}__{c.name}") for c in columns))
-        .select_from(both)
-        .where(_host.c.id.in_(host_ids))
-    )
-    rows = {
-        row[0].id: row
-        for row in (_split(values, _host, _bmc, _deployment) for values in await session.execute(wide))
-    }
+    ids = {"ids": list(host_ids)}
+    split = (_split(values, _host, _bmc, _deployment) for values in await session.execute(_WIDE, ids))
+    rows = {row[0].id: row for row in split}
     cards: dict[str, list[Any]] = {}
-    for card in await _rows(
-        session, select(_interface).where(_interface.c.host_id.in_(host_ids)), _interface
-    ):
+    for card in _plain(_interface, await session.execute(_CARDS, ids)):
         cards.setdefault(card.host_id, []).append(card)
     paths = await group_paths(session, {row[0].group_id for row in rows.values()})
 
@@ -194,9 +198,7 @@ async def resolve_hosts(session: AsyncSession, host_ids: Sequence[str]) -> list[
             mine["domain_id"] = subnets[ordered[0].subnet_id].domain_id
     systems = await _by_id(session, OperatingSystem, (c["operating_system_id"] for c in chosen.values()))
     domains = await _by_id(session, Domain, (c["domain_id"] for c in chosen.values()))
-    everywhere = (
-        await session.execute(select(_setting.c.value).where(_setting.c.name == PARAMETERS))
-    ).scalar() or {}
+    everywhere = (await session.execute(_GLOBAL)).scalar() or {}
 
     result = []
     for host_id in host_ids:
@@ -242,9 +244,8 @@ async def group_paths(session: AsyncSession, group_ids: Iterable[str | None]) ->
     wanted = sorted({group_id for group_id in group_ids if group_id is not None})
     if not wanted:
         return {}
-    names = _group.c.keys()
-    found = (await session.execute(_WITH_ANCESTORS, {"ids": wanted})).all()
-    groups = {row.id: SimpleNamespace(**dict(zip(names, row, strict=True))) for row in found}
+    found = _plain(_group, await session.execute(_WITH_ANCESTORS, {"ids": wanted}))
+    groups = {row.id: row for row in found}
     paths = {}
     for group_id in wanted:
         path: list[Any] = []
@@ -289,16 +290,15 @@ def _split(values: Any, *tables: Table) -> list[Any]:
     return parts
 
 
-async def _rows(session: AsyncSession, statement: Any, source: Table) -> list[Any]:
+def _plain(source: Table, rows: Iterable[Any]) -> list[Any]:
     names = source.c.keys()
-    return [SimpleNamespace(**dict(zip(names, row, strict=True))) for row in await session.execute(statement)]
+    return [SimpleNamespace(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 async def _by_id(session: AsyncSession, model: Any, ids: Iterable[str | None]) -> dict[str | None, Any]:
     wanted = sorted({i for i in ids if i is not None})
     if not wanted:
         return {}
-    source = table(model)
     return {
-        row.id: row for row in await _rows(session, select(source).where(source.c.id.in_(wanted)), source)
+        row.id: row for row in _plain(table(model), await session.execute(_BY_ID[model], {"ids": wanted}))
     }
