@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -12,7 +13,7 @@ from sqlmodel import col
 
 from provisiond.drivers.dhcp import BootOptions, Dhcp, DhcpSubnet, OnLease, Reservation
 from provisiond.errors import DriverError
-from provisiond.inventory.store import Store
+from provisiond.inventory.store import EVENTS, Store
 from provisiond.inventory.tables import Domain, Host, Interface, Subnet
 from provisiond.lifecycle.table import State
 
@@ -20,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 RESERVED_IN = (State.BUILDING, State.PROVISIONED, State.CONFIGURING, State.ACTIVE)
 LOOK_SECONDS = 3.0
+PAUSE_SECONDS = 0.1  # between two looks, however much happens
 
 
 class Leases:
@@ -86,14 +88,24 @@ class Leases:
                 await self.dhcp.reserve(Reservation(mac, ip, host, subnet))
 
     async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            try:
-                now = await self.subnets()
-                if now != self._subnets:
-                    await self.dhcp.start(now, self.boot, self.on_lease)
-                    self._subnets = now
-            except DriverError as error:
-                log.warning("dhcp.subnets_not_taken", error=str(error))
-            except Exception:
-                log.exception("dhcp.look_failed")
+        changed = self.store.subscribe(EVENTS)  # whoever makes or changes a subnet writes an event
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
+                changed.clear()
+                await self._follow_subnets()
+                await asyncio.sleep(PAUSE_SECONDS)
+        finally:
+            self.store.unsubscribe(EVENTS, changed)
+
+    async def _follow_subnets(self) -> None:
+        try:
+            now = await self.subnets()
+            if now != self._subnets:
+                await self.dhcp.start(now, self.boot, self.on_lease)
+                self._subnets = now
+        except DriverError as error:
+            log.warning("dhcp.subnets_not_taken", error=str(error))
+        except Exception:
+            log.exception("dhcp.look_failed")
