@@ -98,11 +98,12 @@ class _Console:
         self._last_sequence = self._last_size = 0
         self._ask_alive = time.monotonic() + ALIVE
         self._wake = asyncio.Event()
+        self._descriptor: int = session.socket.fileno()
         session.sol_handler = self._packet
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Until the session breaks."""
-        self._loop.add_reader(self._session.socket.fileno(), self._readable)
+        self._loop.add_reader(self._descriptor, self._readable)
         self._readable()
         while True:
             while not self._packets.empty():
@@ -123,15 +124,15 @@ class _Console:
 
     def close(self) -> None:
         """Give the payload and the session back; sends two packets and waits for nothing."""
-        if not self._session.broken:
-            self._loop.remove_reader(self._session.socket.fileno())
+        self._loop.remove_reader(
+            self._descriptor
+        )  # before the socket is closed: its number is soon another's
         self._session.logout()
 
     def _readable(self) -> None:
-        descriptor = self._session.socket.fileno()
         self._session.receive()
         if self._session.broken:
-            self._loop.remove_reader(descriptor)
+            self._loop.remove_reader(self._descriptor)
         self._wake.set()
 
     def _alive(self, answer: dict[str, object]) -> None:
