@@ -31,7 +31,7 @@ from provisiond.boot.server import BootRoom, boot_options, open_room
 from provisiond.boot.tftp import TftpServer
 from provisiond.config import Settings
 from provisiond.drivers import load
-from provisiond.drivers.dhcp import DhcpOptions
+from provisiond.drivers.dhcp import Dhcp, DhcpOptions
 from provisiond.errors import ConfigError
 from provisiond.inventory import access, migrate
 from provisiond.inventory.secrets import SecretBox
@@ -102,6 +102,7 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
             leases = Leases(store, dhcp, boot_options(room.loaders, world.boot_url, settings.boot.loader), watch.on_lease)
             await leases.start()
             stack.push_async_callback(leases.stop)
+            checks["dhcp"] = _dhcp_check(dhcp)
 
         reconciler = Reconciler(world, boundary=boundary)
         await reconciler.start()
@@ -249,6 +250,13 @@ def _ssh_public_key(settings: Settings) -> str:
             file.write(text)
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return f"{public.decode()} provisiond"
+
+
+def _dhcp_check(dhcp: Dhcp) -> Check:
+    async def check() -> str:
+        return "machines get no answer from DHCP; the log says why" if dhcp.problem else ""
+
+    return check
 
 
 def _engine_check(reconciler: Reconciler) -> Check:

@@ -19,7 +19,7 @@ from provisiond.boot.tftp_request import Terms
 TIMEOUT = 1.0  # seconds to the first repetition where the client asks for no other; doubles
 LONGEST = 8.0  # seconds between two repetitions
 TRIES = 7  # sendings of one packet: about half a minute
-_CHUNK = 64 << 10
+_CHUNK = 16 << 10  # bytes read ahead for each transfer: 500 of them shall not cost 32 MiB
 
 
 class Content:

@@ -223,6 +223,7 @@ async def test_500_reservations_at_once(dhcp: Dhcp, leases: Leases) -> None:
 async def test_no_subnets_yet_then_some(dhcp: Dhcp, leases: Leases) -> None:
     """A new installation has no subnet: that is no error, and nothing can be reserved until there is one."""
     await dhcp.start([replace(NET, cidr="fd78::/64", ranges=(), gateway=None)], BOOT, leases)
+    assert dhcp.problem == ""
     with pytest.raises(DriverRejected, match="there are none"):
         await dhcp.reserve(reservation(A, 11))
     await dhcp.release(A)
@@ -400,10 +401,10 @@ async def test_dnsmasq_comes_back_when_killed_and_leases_stay(
     assert first
     os.kill(first, signal.SIGKILL)
     for _ in range(500):
-        if dnsmasq.child.pid not in (None, first) and dnsmasq.problem is None:
+        if dnsmasq.child.pid not in (None, first) and dnsmasq.problem == "":
             break
         await asyncio.sleep(0.01)
-    assert dnsmasq.problem is None
+    assert dnsmasq.problem == ""
     assert [lease.mac for lease in await dnsmasq.leases()] == [A]
     await asyncio.sleep(1)  # a lease is told in whole seconds
     assert (await network.ask(A))["ip"] == "10.78.0.11"

@@ -87,6 +87,10 @@ OnLease = Callable[[LeaseEvent], Awaitable[None]]
 class Dhcp(Protocol):
     """Drivers of this room. Raises only DriverUnavailable, DriverRejected, Unsupported."""
 
+    @property
+    def problem(self) -> str:
+        """Why machines get no answer now, in the server's own words; empty when all is well."""
+
     async def start(self, subnets: Sequence[DhcpSubnet], boot: BootOptions, on_lease: OnLease) -> None:
         """Begin to serve; what was reserved before stays reserved. Called again with other subnets, it changes over.
 

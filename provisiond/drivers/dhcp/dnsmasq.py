@@ -61,9 +61,9 @@ class DnsmasqDhcp:
         )
 
     @property
-    def problem(self) -> str | None:
-        """Why no DHCP is served now, in dnsmasq's words; None when it is."""
-        return self.child.problem
+    def problem(self) -> str:
+        """Why no DHCP is served now, in dnsmasq's words."""
+        return (self._subnets and self.child.problem) or ""
 
     async def start(self, subnets: Sequence[DhcpSubnet], boot: BootOptions, on_lease: OnLease) -> None:
         """Begin to serve ``subnets``, or change over to them; see the contract."""
@@ -90,7 +90,6 @@ class DnsmasqDhcp:
             ) from error
         if not served:
             await self.child.stop()  # without a range it would serve nothing, and not read what we tell it
-            self.child.problem = "there is no subnet to serve yet"
         elif not unchanged:
             await self.child.restart()
 

@@ -23,6 +23,10 @@ class ExternalDhcp:
         self._subnets: tuple[DhcpSubnet, ...] | None = None
         self._boot: BootOptions | None = None
 
+    @property
+    def problem(self) -> str:
+        return ""
+
     async def start(self, subnets: Sequence[DhcpSubnet], boot: BootOptions, on_lease: OnLease) -> None:
         self._files.all()
         self._subnets, self._boot = ipv4_only(subnets), boot

@@ -48,6 +48,10 @@ class FakeDhcp:
         """The next ``times`` calls of ``call`` (start, reserve, release) raise ``error``."""
         self._failures.setdefault(call, []).extend([error] * times)
 
+    @property
+    def problem(self) -> str:
+        return ""
+
     async def start(self, subnets: Sequence[DhcpSubnet], boot: BootOptions, on_lease: OnLease) -> None:
         await self._enter("start", "")
         self._subnets, self.boot, self._on_lease = ipv4_only(subnets), boot, on_lease
