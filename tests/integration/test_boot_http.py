@@ -243,30 +243,30 @@ async def test_plan_of_an_image(served: Served) -> None:
         assert (await served.get(f"{host.base}/{name}"))[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("header", "start", "end"),
-    [
-        (None, 0, 4 * MIB),
-        ("bytes=0-", 0, 4 * MIB),
-        (f"bytes={2 * MIB}-", 2 * MIB, 4 * MIB),
-        (f"bytes={2 * MIB - 3}-{3 * MIB + 4}", 2 * MIB - 3, 3 * MIB + 5),
-        ("bytes=-5", 4 * MIB - 5, 4 * MIB),
-        ("bytes=0-1,5-6", 0, 4 * MIB),
-        ("lines=1-2", 0, 4 * MIB),
-    ],
-)
-async def test_image_stream(served: Served, header: str | None, start: int, end: int) -> None:
+RANGES = [
+    (None, 0, 4 * MIB),
+    ("bytes=0-", 0, 4 * MIB),
+    (f"bytes={2 * MIB}-", 2 * MIB, 4 * MIB),
+    (f"bytes={2 * MIB - 3}-{3 * MIB + 4}", 2 * MIB - 3, 3 * MIB + 5),
+    ("bytes=-5", 4 * MIB - 5, 4 * MIB),
+    ("bytes=0-1,5-6", 0, 4 * MIB),
+    ("lines=1-2", 0, 4 * MIB),
+]
+
+
+async def test_image_stream(served: Served) -> None:
     """The used blocks, and nothing else, whole or from where a transfer broke off."""
     host = await served.host("web01")
-    headers = {"Range": header} if header else {}
-    async with served.client.get(f"{served.world.boot_url}{host.base}/image", headers=headers) as answer:
-        content = await answer.read()
-        whole = (start, end) == (0, 4 * MIB) and header != "bytes=0-"
-        assert answer.status == (200 if whole else 206)
-        assert answer.content_length == len(content)
-        if not whole:
-            assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{4 * MIB}"
-    assert content == used_bytes(served.image)[start:end]
+    for header, start, end in RANGES:
+        headers = {"Range": header} if header else {}
+        async with served.client.get(f"{served.world.boot_url}{host.base}/image", headers=headers) as answer:
+            content = await answer.read()
+            whole = (start, end) == (0, 4 * MIB) and header != "bytes=0-"
+            assert answer.status == (200 if whole else 206), header
+            assert answer.content_length == len(content)
+            if not whole:
+                assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{4 * MIB}"
+        assert content == used_bytes(served.image)[start:end], header
     async with served.client.head(f"{served.world.boot_url}{host.base}/image") as answer:
         assert answer.content_length == 4 * MIB
 
@@ -377,6 +377,36 @@ async def test_one_boot_is_counted_once(served: Served) -> None:
     await scripts_of(served, host)
     await served.get(f"{host.base}/ipxe")
     assert (await host.deployment()).boots == 1
+
+
+async def test_the_whole_build_on_both_databases(store: Store, box: SecretBox, tmp_path: Path) -> None:
+    """Boot, progress, built, phone-home, the end; a loop; a discovery: the same on SQLite and PostgreSQL."""
+    async with boot_world(store, box, tmp_path) as served:
+        host = await served.host("web01")
+        assert boots((await served.get(f"/boot/ipxe?mac={host.mac}"))[1]) == "image"
+        for path, body in (
+            ("progress", {"percent": "50", "text": "half"}),
+            ("built", {}),
+            ("phone-home", {"pub_key_ed25519": KEY}),
+        ):
+            assert await served.post(f"{host.base}/{path}", body) == (200, "ok\n")
+        assert await host.events() == [
+            "boot.asked",
+            "callback.progress",
+            "callback.built",
+            "callback.phone-home",
+        ]
+        await host.set_deployment(ended_at=utcnow())
+        assert (await served.get(f"{host.base}/user-data"))[0] == 410
+        loop = await served.host("web02")
+        for _ in range(3):
+            loop.boots_again()
+            await served.get(f"/boot/ipxe?mac={loop.mac}")
+        assert "3 times" in (await loop.deployment()).failure
+        async with store.write() as session:
+            await session.execute(update(Subnet).values(unknown="discover", cidr="127.0.0.0/8"))
+        await asyncio.gather(*(served.get("/boot/wait/52-54-00-ff-ff-ff/plan") for _ in range(4)))
+        assert len(await discovered(served)) == 1
 
 
 # --- hostile values ---------------------------------------------------------------------------------------------
@@ -545,14 +575,17 @@ async def test_loaders_over_both_protocols(served: Served) -> None:
     assert (await served.get("/boot/loader/..%2f..%2fetc%2fpasswd"))[0] == 404
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["", "/", "..", "../../etc/passwd", "/etc/passwd", "grub/../../etc/passwd", "pxelinux.cfg/", "pxelinux.cfg/C000", "x\x00y",
-     "boot/x/kernel", f"boot/{'A' * 43}/kernel", "x" * 5000, "grub/x86_64-efi/command.lst", "grub.cfg-", "\udcff", "pxelinux.cfg/ffffffff"],
-)  # fmt: skip
-async def test_tftp_paths_that_lead_nowhere(served: Served, path: str) -> None:
+NOWHERE = [
+    "", "/", "..", "../../etc/passwd", "/etc/passwd", "grub/../../etc/passwd", "pxelinux.cfg/", "pxelinux.cfg/C000", "x\x00y",
+    "boot/x/kernel", f"boot/{'A' * 43}/kernel", "x" * 5000, "grub/x86_64-efi/command.lst", "grub.cfg-", "\udcff",
+    "pxelinux.cfg/ffffffff",
+]  # fmt: skip
+
+
+async def test_tftp_paths_that_lead_nowhere(served: Served) -> None:
     """What is not there is not there; no path reaches the disk."""
-    assert await served.tftp(path) is None
+    for path in NOWHERE:
+        assert await served.tftp(path) is None, path
 
 
 async def test_internal_errors_are_plain(

@@ -24,6 +24,7 @@ from provisiond.media.fetch import MediaError
 from provisiond.media.images import MIB, ImageRequest, add_image, read_map
 from provisiond.media.installers import InstallerRequest, add_medium
 from provisiond.media.jobs import MediaJobs, MediumWish
+from tests.integration.doors import open_doors
 
 KERNEL, INITRD = b"kernel" * 100_000, b"initrd" * 200_000
 NETBOOT = "dists/bookworm/main/installer-amd64/current/images/netboot/debian-installer/amd64"
@@ -532,3 +533,24 @@ async def test_image_import_and_stop(
     assert slow.state in {"failed", "done"}
     if slow.state == "failed":
         assert left_in(settings) == before
+
+
+# --- who may ------------------------------------------------------------------------------------------------
+
+
+async def test_only_an_admin_names_a_local_path(tmp_path: Path) -> None:
+    """An operator cannot have the daemon read its own files and serve them to a machine; a URL may be given by either."""
+    async with open_doors(tmp_path / "state") as doors:
+        await doors.call("POST", "/users", {"name": "olga", "role": "operator"})
+        _, made = await doors.call("POST", "/tokens", {"user": "olga"})
+        secret = {"name": "x", "source": str(tmp_path / "state/secret.key"), "format": "raw"}
+        for path, body in (
+            ("/images", secret),
+            ("/media", {"name": "x", "operating_system": "debian-12", "source": "/etc"}),
+        ):
+            status, answer = await doors.call("POST", path, body, token=made["token"])
+            assert status == 403 and "admin" in answer["detail"]
+        status, _ = await doors.call(
+            "POST", "/images", {**secret, "source": "https://127.0.0.1:9/x"}, token=made["token"]
+        )
+        assert status == 202
