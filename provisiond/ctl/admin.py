@@ -73,7 +73,7 @@ def create_token(
     here = session(context)
     if file is not None and file.exists():
         raise usage(f"{file} exists already")
-    made = here.client.post("/tokens", given(user=user, name=name, days=days))
+    made = here.client.post("/tokens", given(user=user, name=name or None, days=days))
     if file is not None:
         file.touch(mode=0o600, exist_ok=False)
         file.write_text(made.pop("token") + "\n")

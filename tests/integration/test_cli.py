@@ -253,27 +253,26 @@ async def test_passwords_never_stand_on_the_command_line(lab: Lab, tmp_path: Pat
     assert made.code == 0, made.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "env", "code", "said"),
-    [
-        (("host", "list"), {"PROVISIOND_TOKEN": "wrong"}, 4, "token"),
-        (("host", "list"), {"PROVISIOND_URL": "http://127.0.0.1:9"}, 3, "cannot reach"),
-        (("host", "list"), {"PROVISIOND_URL": "unix:///nowhere.sock"}, 3, "cannot reach"),
-        (("host", "show", "nobody"), {}, 1, "there is no host 'nobody'"),
-        (("host", "lst"), {}, 2, "No such command"),
-        (("host", "power", "nobody", "sideways"), {}, 1, "action"),
-        (("host", "update", "nobody"), {}, 2, "nothing to change"),
-        (("host", "retire", "nobody"), {}, 2, "--yes"),
-        (("host", "list"), {"PROVISIOND_TOKEN_FILE": "/nowhere"}, 2, "/nowhere"),
-    ],
-)
-async def test_exit_codes(
-    lab: Lab, arguments: tuple[str, ...], env: dict[str, str], code: int, said: str
-) -> None:
+WRONG: list[tuple[tuple[str, ...], dict[str, str], int, str]] = [
+    (("host", "list"), {"PROVISIOND_TOKEN": "wrong"}, 4, "token"),
+    (("host", "list"), {"PROVISIOND_URL": "http://127.0.0.1:9"}, 3, "cannot reach"),
+    (("host", "list"), {"PROVISIOND_URL": "unix:///nowhere.sock"}, 3, "cannot reach"),
+    (("host", "show", "nobody"), {}, 1, "there is no host 'nobody'"),
+    (("host", "history", "nobody"), {}, 1, "there is no host 'nobody'"),
+    (("host", "lst"), {}, 2, "No such command"),
+    (("host", "power", "nobody", "sideways"), {}, 1, "action"),
+    (("host", "update", "nobody"), {}, 2, "nothing to change"),
+    (("host", "retire", "nobody"), {}, 2, "--yes"),
+    (("host", "list"), {"PROVISIOND_TOKEN_FILE": "/nowhere"}, 2, "/nowhere"),
+]
+
+
+async def test_exit_codes(lab: Lab) -> None:
     """Each kind of error has its exit code, and says on stderr what is wrong."""
-    ended = await lab.ctl(*arguments, **env)
-    assert (ended.code, ended.out) == (code, "")
-    assert said in ended.err
+    for arguments, env, code, said in WRONG:
+        ended = await lab.ctl(*arguments, **env)
+        assert (ended.code, ended.out) == (code, ""), arguments
+        assert said in ended.err, arguments
 
 
 async def test_what_surrounds_hosts(lab: Lab) -> None:
