@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,21 @@ class Sshd:
             self.process.terminate()
             self.process.wait()
             self.process = None
+            for pid in self._left_behind():
+                os.kill(pid, signal.SIGKILL)
+
+    def _left_behind(self) -> list[int]:
+        """What sessions of this server still run: the far side of a run whose near side was killed."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                mine = f" 127.0.0.1 {self.port}".encode()
+                if any(
+                    v.startswith(b"SSH_CONNECTION=") and v.endswith(mine)
+                    for v in (entry / "environ").read_bytes().split(b"\0")
+                ):
+                    found.append(int(entry.name))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +460,7 @@ async def test_sources_are_a_fence(ansible: Rig, tmp_path: Path) -> None:
     """With handover.sources set, a playbook or repository from elsewhere is rejected."""
     assert ansible.runs
     fenced = load("handover", "ansible")(
-        replace(ansible.runs, sources=(str(tmp_path), "https://git.example.org/infra"))
+        ansible.runs, sources=(str(tmp_path), "https://git.example.org/infra")
     )
     for settings in ({"directory": str(ansible.trace.parent / "play"), "playbook": "succeed.yml"},
                      {"git": "https://git.example.org/infrastructure-of-others", "playbook": "site.yml"}):  # fmt: skip
