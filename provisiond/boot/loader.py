@@ -7,6 +7,7 @@ was found then, whatever a package upgrade does meanwhile.
 from __future__ import annotations
 
 import hashlib
+import sysconfig
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,12 @@ from provisiond.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 
-TABLE = Path(__file__).resolve().parents[2] / "pxe" / "loaders.toml"
+_PLACES = (Path(__file__).resolve().parents[2], Path(sysconfig.get_path("data")) / "share" / "provisiond")
+TABLE = next(
+    (t for place in _PLACES if (t := place / "pxe" / "loaders.toml").is_file()),
+    _PLACES[0] / "pxe" / "loaders.toml",
+)
+"""Beside the package in a checkout, below share/ when installed."""
 MAX_PROGRAM = 16 << 20
 
 

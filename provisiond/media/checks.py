@@ -5,7 +5,6 @@ Each check answers with the digest that is expected and a sentence for Medium.ve
 
 from __future__ import annotations
 
-import asyncio
 import configparser
 import hashlib
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisiond.media.fetch import MediaError, Missing
+from provisiond.media.programs import run
 from provisiond.media.trees import DirectoryTree, Tree
 
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -83,17 +83,13 @@ async def _gpgv(keyring: Path, where: str, *arguments: str) -> bytes:
     Its exit status is no help: a second signature by a key that is not in the ring makes it fail (apt reads the status
     lines, too). Status lines: GnuPG's doc/DETAILS.
     """
-    process = await asyncio.create_subprocess_exec(
-        "gpgv", "--status-fd", "2", "--keyring", str(keyring), *arguments,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, status = await process.communicate()
+    _, out, status = await run("gpgv", "--status-fd", "2", "--keyring", str(keyring), *arguments)
     words = {
         line.split()[1]
         for line in status.decode(errors="replace").splitlines()
         if line.startswith("[GNUPG:] ")
     }
-    if "VALIDSIG" not in words or words & {"BADSIG", "ERRSIG_BAD", "NODATA"}:
+    if "VALIDSIG" not in words or words & {"BADSIG", "NODATA"}:
         raise MediaError(
             f"the Release of {where} carries no good signature of {keyring.name}: nothing is taken from there"
         )

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from provisiond.config import Settings
 from provisiond.media import staging
 from provisiond.media.fetch import Fetched, Fetcher, MediaError, OnProgress, check_url, copy_file
 from provisiond.media.installers import is_local
+from provisiond.media.programs import run, started
 
 MIB = 1 << 20
 FORMATS = ("raw", "qcow2")
@@ -152,9 +152,11 @@ async def _fetch(request: ImageRequest, to: Path, on_progress: OnProgress) -> Fe
 
 async def _examine(file: Path, request: ImageRequest) -> None:
     """Refuse what is not a self-contained image of the format that was said."""
-    out = await _qemu_img(
-        request, *_EXAMINE_LIMIT, "qemu-img", "info", "--output=json", "-f", request.format, str(file)
+    status, out, said = await run(
+        *_EXAMINE_LIMIT, "qemu-img", "info", "--output=json", "-f", request.format, str(file)
     )
+    if status != 0:
+        raise MediaError(f"{request.source} is no {request.format} image: {_last_line(said)}")
     info: dict[str, Any] = json.loads(out)
     special = info.get("format-specific", {}).get("data", {})
     if any(key in info for key in ("backing-filename", "full-backing-filename", "backing-filename-format")):
@@ -174,12 +176,21 @@ async def _examine(file: Path, request: ImageRequest) -> None:
 
 async def _convert(source: Path, raw: Path, request: ImageRequest, on_progress: OnProgress) -> None:
     """Write the sparse raw file, padded with zeros to a whole number of MiB."""
-    process = await asyncio.create_subprocess_exec(
-        "qemu-img", "convert", "-p", "-f", request.format, "-O", "raw", "-S", "64k", "-t", "writeback", str(source), str(raw),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None and process.stderr is not None
-    try:
+    argv = [
+        "qemu-img",
+        "convert",
+        "-p",
+        "-f",
+        request.format,
+        "-O",
+        "raw",
+        "-S",
+        "64k",
+        str(source),
+        str(raw),
+    ]
+    async with started(*argv) as process:
+        assert process.stdout is not None and process.stderr is not None
         errors = asyncio.ensure_future(process.stderr.read())
         while piece := await process.stdout.read(4096):
             if found := re.findall(rb"\((\d+)\.\d+/100%\)", piece):
@@ -187,26 +198,8 @@ async def _convert(source: Path, raw: Path, request: ImageRequest, on_progress: 
         said = await errors
         if await process.wait() != 0:
             raise MediaError(f"qemu-img cannot convert {request.source}: {_last_line(said)}")
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
     size = raw.stat().st_size
     os.truncate(raw, -(-size // MIB) * MIB)
-
-
-async def _qemu_img(request: ImageRequest, *argv: str) -> bytes:
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, said = await process.communicate()
-    if process.returncode != 0:
-        raise MediaError(f"{request.source} is no {request.format} image: {_last_line(said)}")
-    return out
 
 
 def _last_line(said: bytes) -> str:

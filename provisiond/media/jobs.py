@@ -197,6 +197,12 @@ class MediaJobs:
             raise
         except MediaError as error:
             job.state, job.message = "failed", str(error)
+        except OSError as error:
+            log.warning("media.import_failed", kind=job.kind, name=job.name, error=str(error))
+            job.state, job.message = (
+                "failed",
+                f"{error.strerror or error} ({error.filename or 'state.dir'}); nothing was kept",
+            )
         except Exception as error:
             log.exception("media.import_broke", kind=job.kind, name=job.name)
             job.state, job.message = "failed", f"{type(error).__name__} inside the daemon; its log says more"

@@ -13,16 +13,29 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import structlog
+import uvloop
+from aiohttp import ClientSession, web
 from sqlalchemy import update
 from sqlmodel import col, select
 
+from provisiond.boot.stream import send_image
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Event, Host, Image, Interface, Medium, Subnet, utcnow
 from provisiond.lifecycle.path import PATH
 from provisiond.lifecycle.table import State
-from provisiond.media.images import MIB
-from tests.boot_world import INITRD, KERNEL, RAMDISK_KERNEL, Built, Served, boot_world, used_bytes, when
+from provisiond.media.images import MIB, used_extents
+from tests.boot_world import (
+    INITRD,
+    KERNEL,
+    RAMDISK_KERNEL,
+    Built,
+    Served,
+    boot_world,
+    used_bytes,
+    when,
+    write_image,
+)
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKy8B7qkAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
@@ -291,6 +304,29 @@ async def test_image_transfer_survives_the_next_request(served: Served) -> None:
                 == hashlib.sha256(used_bytes(served.image)).digest()
             )
         assert (await served.get(f"{host.base}/map"))[0] == 200
+
+
+def test_image_stream_under_uvloop(tmp_path: Path) -> None:
+    """The daemon's own event loop has no sendfile: the bytes are the same."""
+    raw = write_image(tmp_path / "images")
+
+    async def scenario() -> None:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await send_image(request, raw, used_extents(raw), "digest")
+
+        app = web.Application()
+        app.router.add_get("/image", handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/image"
+        async with ClientSession() as client:
+            for start in (0, MIB + 7):
+                async with client.get(url, headers={"Range": f"bytes={start}-"}) as answer:
+                    assert await answer.read() == used_bytes(raw)[start:]
+        await runner.cleanup()
+
+    uvloop.run(scenario())
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------

@@ -554,3 +554,12 @@ async def test_only_an_admin_names_a_local_path(tmp_path: Path) -> None:
             "POST", "/images", {**secret, "source": "https://127.0.0.1:9/x"}, token=made["token"]
         )
         assert status == 202
+
+
+async def test_missing_program(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where qemu-img is not installed, the sentence says which package has it."""
+    source = disk(tmp_path / "disk.qcow2")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MediaError, match="apt install"):
+        await add_image(settings, ImageRequest("deb", str(source), "qcow2"), quiet)
+    assert left_in(settings) == []
