@@ -329,6 +329,20 @@ async def test_a_running_machine_is_left_running_unless_fresh(world: World) -> N
     assert world.read(wanted.uuid) == 0
 
 
+async def test_fresh_happens_once_for_each_build(world: World) -> None:
+    """Repeated for the same build, fresh wipes nothing that runs or was written since; for the next build it does."""
+    wanted = replace(spec(), build="build-1")
+    await world.compute.ensure(world.target, wanted, fresh=True)
+    world.write(wanted.uuid, 1)
+    world.power(wanted.uuid, on=True)
+    assert (await world.compute.ensure(world.target, wanted, fresh=True)).state is MachineState.RUNNING
+    world.power(wanted.uuid, on=False)
+    assert world.read(wanted.uuid) == 1
+    again = replace(wanted, build="build-2")
+    assert (await world.compute.ensure(world.target, again, fresh=True)).state is MachineState.STOPPED
+    assert world.read(wanted.uuid) == 0
+
+
 async def test_others_machines_are_never_touched(world: World) -> None:
     """A machine provisiond did not make is not listed, found, taken over or destroyed; its name is not taken."""
     other = world.foreign("precious")

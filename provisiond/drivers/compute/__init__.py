@@ -54,6 +54,7 @@ class MachineSpec:
     secure_boot: bool = False
     seed: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     console_log: str | None = None  # path on the hypervisor that serial output is written to
+    build: str = ""  # names what the disks are made for; see Compute.ensure
 
 
 class MachineState(StrEnum):
@@ -83,6 +84,9 @@ class Compute(Protocol):
 
     async def ensure(self, target: HypervisorTarget, spec: MachineSpec, *, fresh: bool = False) -> Machine:
         """Make the machine stopped and ready to start, or find it by UUID; with ``fresh`` its disks are made anew.
+
+        Once for each ``spec.build``: a machine that was made fresh for this very build is found as it stands, so that a
+        repetition (after a crash, or by a daemon that was frozen) never wipes what has been started since.
 
         Crash-safe: half-made disks or a definition left by an earlier call are taken over, never doubled.
         A running machine is left running unless ``fresh``.

@@ -120,7 +120,7 @@ class FakeCompute:
             raise DriverRejected(
                 f"hypervisor {target.name} has a machine {spec.uuid} that provisiond did not make"
             )
-        elif not fresh and not row["making"]:
+        elif not row["making"] and (not fresh or (spec.build and row.get("build") == spec.build)):
             return _machine(row)
         was_running = row is not None and row["state"] == MachineState.RUNNING
         generation = row["generation"] + 1 if row else 1
@@ -131,6 +131,7 @@ class FakeCompute:
             "ours": True,
             "making": True,
             "generation": generation,
+            "build": spec.build,
             "snapshots": {},
         }
         files.write(f"machines/{spec.uuid}.json", row)

@@ -135,7 +135,8 @@ def _ensure(
                 f"hypervisor {target.name} has a machine {domain.name()!r} with the UUID of {spec.name} ({spec.uuid}) that "
                 "provisiond did not make; it is left alone: remove it there, or retire the host and create it anew"
             )
-        if not fresh and (domain.isActive() or (not mark.making and mark.digest == xml.digest(spec))):
+        as_wanted = not mark.making and mark.digest == xml.digest(spec)
+        if (fresh and spec.build and as_wanted) or (not fresh and (domain.isActive() or as_wanted)):
             return machine(domain)
     remake = fresh or mark is None or mark.making
     _check_networks(connection, target, spec)

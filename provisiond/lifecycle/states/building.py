@@ -81,7 +81,7 @@ async def reserve(host: ResolvedHost, world: World) -> Outcome:
 
 
 async def machine(host: ResolvedHost, world: World) -> Outcome:
-    """Makes the virtual machine (once, by its UUID) with fresh disks."""
+    """Makes the virtual machine (by its UUID, once for each deployment) with fresh disks."""
     compute, target = world.compute_of(host)
     assert host.hypervisor is not None and host.flavor is not None
     direct = from_image(host)
@@ -94,6 +94,7 @@ async def machine(host: ResolvedHost, world: World) -> Outcome:
         nics=tuple(NicSpec(i.mac, host.hypervisor.bridge, None if host.hypervisor.bridge else host.hypervisor.network) for i in host.interfaces),
         firmware=host.row.firmware, boot=("disk",) if direct else ("network", "disk"),
         seed=await world.renderings.seed(host, world.boot_url, world.box) if direct else (), console_log=str(console),
+        build=host.row.deployment_id or "",
     )  # fmt: skip
     made = await compute.ensure(target, spec, fresh=True)
     return Complete(f"virtual machine {made.name} on {host.hypervisor.name}")
