@@ -42,7 +42,9 @@ class Creates:
         self._waiting: list[_Wish] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def create(self, specs: list[HostCreate], *, actor: str, many: bool, keep: Keep | None) -> list[HostView]:
+    async def create(
+        self, specs: list[HostCreate], *, actor: str, many: bool, keep: Keep | None
+    ) -> list[HostView]:
         """As inventory.hosts.create_hosts, with ``keep`` as further work for the same transaction."""
         wish = _Wish(specs, actor, many, keep)
         self._waiting.append(wish)

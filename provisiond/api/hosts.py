@@ -105,7 +105,9 @@ async def create_host(
         await remembered.keep(session, HostsView(hosts=made) if many else made[0], 201)
 
     try:
-        made = await deps.creates.create(specs, actor=who.actor, many=many, keep=keep if idempotency else None)
+        made = await deps.creates.create(
+            specs, actor=who.actor, many=many, keep=keep if idempotency else None
+        )
     except (Invalid, Conflict):
         if answer := await remembered.recall():  # the same request, a moment earlier
             return answer

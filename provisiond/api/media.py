@@ -104,7 +104,10 @@ async def show_import(deps: ApiDeps, id: str) -> ImportView:
 def _allow_local(source: str, who: Principal) -> None:
     """A path on the daemon's machine is read with the daemon's rights and served to machines, its keys included: admins only."""
     if is_local(source) and who.role != "admin":
-        raise Denied("only an admin may name a path on the daemon's machine; give a URL, or ask an admin", authenticated=True)
+        raise Denied(
+            "only an admin may name a path on the daemon's machine; give a URL, or ask an admin",
+            authenticated=True,
+        )
 
 
 def _view(job: Job) -> ImportView:

@@ -26,10 +26,8 @@ async def send_events(
 ) -> web.StreamResponse:
     """Stream events after ``after`` until the client goes away or the daemon stops."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    if after is None:
-        after = (
-            history.last
-        )  # settled before the head goes out: who sees it misses nothing that he asks for afterwards
+    if after is None:  # settled before the head goes out, so that nothing asked for after it is missed
+        after = await history.now()
     batches = history.watch(after=after, host_id=host_id, beat=BEAT)
     await response.prepare(request)
     try:

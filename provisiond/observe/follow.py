@@ -29,6 +29,7 @@ _BACKLOG = (
     2000  # events a watcher may be behind before it reads them from the database instead of from memory
 )
 _GATHER = 0.01  # seconds to let more events come before they are read
+_PATIENCE = 30.0  # seconds a gap may hold events back: no transaction of ours lives that long
 _SWEEP = 5.0  # seconds between two looks when nobody woke us: a safety net
 
 
@@ -122,6 +123,15 @@ class History:
         finally:
             self._watchers.discard(watcher)
 
+    async def now(self) -> int:
+        """The id of the last event; every event committed before this call has been handed out when it returns."""
+        async with self._store.connect() as connection:
+            last = (await connection.execute(select(func.max(_event.c.id)))).scalar() or 0
+        while self.last < last and not self._closing.is_set():
+            self._store.wake(EVENTS)
+            await asyncio.sleep(_GATHER)
+        return self.last
+
     async def _follow(self) -> None:
         signal = self._store.subscribe(EVENTS)
         try:
@@ -188,7 +198,8 @@ class History:
 
     async def _wait_for(self, horizon: int | None) -> None:
         """Until every transaction older than ``horizon`` has ended."""
-        while horizon is not None:
+        patience = asyncio.get_running_loop().time() + _PATIENCE
+        while horizon is not None and asyncio.get_running_loop().time() < patience:
             await asyncio.sleep(0.02)
             async with self._store.connect() as connection:
                 oldest = await connection.execute(
