@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -525,19 +526,21 @@ async def test_ipmi_five_dead_of_fifty(inside: Netns) -> None:
 # --- libvirt ------------------------------------------------------------------------------------------------------
 
 
-async def test_libvirt_keeps_secrets_and_finds_its_way_back(libvirt_rig: Rig, libvirtd: Libvirtd) -> None:  # noqa: F811
+async def test_libvirt_keeps_secrets_and_finds_its_way_back(inside: Netns) -> None:
     """A rewrite of the boot order keeps the VNC password; a restarted libvirtd is connected to again."""
-    driver = libvirt_rig.make()
-    await driver.set_boot(libvirt_rig.target, BootDevice.NETWORK)
-    await asyncio.to_thread(libvirtd.restart)
-    assert await driver.boot_device(libvirt_rig.target) is BootDevice.NETWORK
-    domain = libvirt.open(libvirtd.uri).lookupByUUIDString(libvirt_rig.target.system)
-    assert "keepme" in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
-    assert "no domain" in await refused(
-        driver.state(variant(libvirt_rig.target, system="00000000-0000-4000-8000-000000000000")),
-        DriverRejected,
-    )
-    await driver.close()
+    need("libvirtd", "qemu-system-x86_64", "unshare")
+    with Libvirtd(inside, Path(tempfile.mkdtemp(prefix="pvlv-"))) as own:
+        text = DOMAIN.format(name="web01", disk=own.pool / "none.raw", mac="52:54:00:00:00:01")
+        uuid = libvirt.open(own.uri).defineXML(text).UUIDString()
+        target, driver = PowerTarget("web01", own.uri, system=uuid), LibvirtPower()
+        await driver.set_boot(target, BootDevice.NETWORK)
+        await asyncio.to_thread(own.restart)
+        assert await driver.boot_device(target) is BootDevice.NETWORK
+        domain = libvirt.open(own.uri).lookupByUUIDString(uuid)
+        assert "keepme" in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+        missing = variant(target, system="00000000-0000-4000-8000-000000000000")
+        assert "no domain" in await refused(driver.state(missing), DriverRejected)
+        await driver.close()
 
 
 # --- Redfish ------------------------------------------------------------------------------------------------------

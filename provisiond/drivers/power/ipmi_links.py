@@ -1,9 +1,10 @@
-"""The controllers we talk IPMI to: one kept session each, one user at a time, in a bounded number of threads."""
+"""The IPMI controllers: log-in, one kept session each, one user at a time, in a bounded number of threads; and what their errors mean."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -13,15 +14,8 @@ from typing import Any, TypeVar
 from pyghmi.exceptions import IpmiException
 
 from provisiond.drivers.power import PowerTarget
-from provisiond.drivers.power.ipmi_session import (
-    SHA256,
-    Account,
-    Crowded,
-    NoAnswer,
-    Refused,
-    Session,
-    login,
-)
+from provisiond.drivers.power.ipmi_account import Account, Crowded, NoAnswer, Refused, Restart
+from provisiond.drivers.power.ipmi_session import FIRST_RESEND, SHA256, Session
 from provisiond.drivers.power.lanes import Lane, Lanes
 from provisiond.drivers.power.options import Options
 from provisiond.errors import DriverRejected, DriverUnavailable, Unsupported
@@ -30,6 +24,8 @@ T = TypeVar("T")
 
 OPTIONS = ("privilege", "timeout", "spacing", "vendor", "steal_console")
 PRIVILEGES = {"": 0, "user": 2, "operator": 3, "administrator": 4}
+LOGIN_STARTS = 8  # a key exchange that lost a packet starts anew; each start may cost the controller a session for a minute
+LOGIN_TIMEOUTS = 3  # a log-in may take this many times the timeout of one request
 KEEP = 30.0  # seconds a session is kept after its last use; controllers drop it after 60 (IPMI v2.0, 6.12.15)
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # before a busy or crowded controller is asked again
 CIPHER_REFUSALS = frozenset({0x04, 0x05, 0x10, 0x11})  # table 13-15
@@ -193,6 +189,35 @@ def _apart(link: Link, account: Account, work: Callable[[Session, Link], T]) -> 
     except BaseException:
         session.logout()
         raise
+
+
+def login(account: Account, *, sha: int = SHA256) -> Session:
+    """Log in; blocks for at most three times ``account.timeout``, for a dead address once.
+
+    ``sha`` SHA1 asks for cipher suite 3 at once, for a controller known to be old. Raises NoAnswer, Crowded, Refused.
+    """
+    until = time.monotonic() + LOGIN_TIMEOUTS * account.timeout
+    try:
+        found = socket.getaddrinfo(account.address, account.port, type=socket.SOCK_DGRAM)
+    except (socket.gaierror, UnicodeError):
+        raise NoAnswer(f"the name {account.address} does not resolve") from None
+    patience, error = FIRST_RESEND, NoAnswer("nothing was tried")
+    for _start in range(LOGIN_STARTS):
+        for family, _kind, _proto, _name, peer in found:
+            made = Session(account, family, peer, sha=sha, patience=patience, until=until)
+            try:
+                made.open()
+                return made
+            except Restart as why:
+                error, sha, patience = NoAnswer(str(why), heard=True), made.sha, made.patience
+            except NoAnswer as why:
+                error = why
+            finally:
+                if not made.logged:
+                    made.shut()
+        if not error.heard or time.monotonic() >= until:
+            break
+    raise error
 
 
 def _login(link: Link, account: Account) -> Session:

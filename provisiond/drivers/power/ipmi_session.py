@@ -16,90 +16,19 @@ import socket
 import struct
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pyghmi.exceptions import IpmiException
 from pyghmi.ipmi.private import session as pyghmi_session
+
+from provisiond.drivers.power.ipmi_account import Account, Crowded, NoAnswer, Refused, Restart, SessionError
 
 Socket = socket.socket  # the class below has an attribute of the module's name
 
 SHA1, SHA256 = 1, 256  # as pyghmi numbers them: cipher suites 3 and 17
 FIRST_RESEND = 0.4  # seconds; each resend waits GROWTH times longer
 GROWTH = 1.5
-LOGIN_TIMEOUTS = 3  # a log-in may take this many times the timeout of one request
-LOGIN_STARTS = 8  # a key exchange that lost a packet starts anew; each start may cost the controller a session for a minute
 RMCP_NO_RESOURCES = frozenset({0x01, 0x0B})  # table 13-15: insufficient resources, at all or at this role
-
-
-@dataclass(frozen=True)
-class Account:
-    """Where and as whom to log in; ``privilege`` 0 asks for administrator, then for operator. ``timeout`` in seconds."""
-
-    address: str
-    port: int
-    username: str
-    password: str = field(repr=False)
-    privilege: int = 0
-    timeout: float = 5.0
-    spacing: float = 0.0
-
-
-class SessionError(Exception):
-    """Base of what goes wrong with a session; the text never holds the password."""
-
-
-class NoAnswer(SessionError):
-    """Silence, a closed port or an unknown name. ``heard`` tells whether anything came back before."""
-
-    def __init__(self, message: str, *, heard: bool = False) -> None:
-        self.heard = heard
-        super().__init__(message)
-
-
-class Crowded(SessionError):
-    """The controller has no session to give now."""
-
-
-class Refused(SessionError):
-    """The controller says no to this user, password, privilege or cipher suite; ``code`` is its RMCP+ status, or 0."""
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        self.code = code
-        super().__init__(message)
-
-
-class _Restart(SessionError):
-    """The key exchange lost a packet; begin again from another port, as controllers remember half a log-in by port."""
-
-
-def login(account: Account, *, sha: int = SHA256) -> Session:
-    """Log in; blocks for at most three times ``account.timeout``, for a dead address once.
-
-    ``sha`` SHA1 asks for cipher suite 3 at once, for a controller known to be old. Raises NoAnswer, Crowded, Refused.
-    """
-    until = time.monotonic() + LOGIN_TIMEOUTS * account.timeout
-    try:
-        found = socket.getaddrinfo(account.address, account.port, type=socket.SOCK_DGRAM)
-    except (socket.gaierror, UnicodeError):
-        raise NoAnswer(f"the name {account.address} does not resolve") from None
-    patience, error = FIRST_RESEND, NoAnswer("nothing was tried")
-    for _start in range(LOGIN_STARTS):
-        for family, _kind, _proto, _name, peer in found:
-            made = Session(account, family, peer, sha=sha, patience=patience, until=until)
-            try:
-                made.open()
-                return made
-            except _Restart as why:
-                error, sha, patience = NoAnswer(str(why), heard=True), made.sha, made.patience
-            except NoAnswer as why:
-                error = why
-            finally:
-                if not made.logged:
-                    made.shut()
-        if not error.heard or time.monotonic() >= until:
-            break
-    raise error
 
 
 class Session(pyghmi_session.Session):  # type: ignore[misc]
@@ -134,7 +63,7 @@ class Session(pyghmi_session.Session):  # type: ignore[misc]
         self._heard = self._closed = self._resending = self._guessed = False
 
     def open(self) -> None:
-        """Log in. Raises NoAnswer, Crowded, Refused, _Restart."""
+        """Log in. Raises NoAnswer, Crowded, Refused, Restart."""
         account = self.account
         super().__init__(
             bmc=account.address,
@@ -157,12 +86,12 @@ class Session(pyghmi_session.Session):  # type: ignore[misc]
             return Crowded(f"it has no free session ({said})")
         if self.refusal and self._guessed:
             self.sha = SHA256
-            return _Restart("packets are lost")
+            return Restart("packets are lost")
         if self.refusal or said.startswith(("Incorrect password", "Invalid RAKP4")):
             return Refused(f"it refuses to log in user {user!r}: {said}", self.refusal)
         if said.startswith("no answer"):
             if self.sessioncontext in ("EXPECTINGRAKP2", "EXPECTINGRAKP4"):
-                return _Restart(
+                return Restart(
                     f"it began the log-in of user {user!r} and then fell silent: "
                     "the user is unknown to it, or packets are lost"
                 )

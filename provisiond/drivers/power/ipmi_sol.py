@@ -18,7 +18,7 @@ from provisiond.drivers.power import PowerTarget
 from provisiond.drivers.power.ipmi_links import OPTIONS, Completion, Links, ask
 from provisiond.drivers.power.ipmi_session import Session
 from provisiond.drivers.power.options import Options
-from provisiond.errors import DriverUnavailable, Unsupported
+from provisiond.errors import DriverUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +26,7 @@ APP, ACTIVATE, DEACTIVATE, INSTANCE_INFO = 0x06, 0x48, 0x49, 0x4B
 SOL = (1, 1)  # payload type, instance
 ENCRYPTED = 0xC0
 IN_USE, DISABLED, TOO_MANY = 0x80, 0x81, 0x82  # completion codes of Activate Payload, table 24-2
+NODE_BUSY, NO_COMMAND = 0xC0, 0xC1  # as the codes above are passed on, table 5-2
 ALIVE = 15.0  # seconds between two questions whether the payload is still ours
 PAUSE_FIRST, PAUSE_LAST = 1.0, 30.0
 BACKLOG = 4096  # packets kept for a slow reader; then the oldest go
@@ -75,17 +76,17 @@ def _ask(session: Session) -> None:
     try:
         ask(session, APP, ACTIVATE, (*SOL, ENCRYPTED, 0, 0, 0))
     except Completion as error:
-        words = {
-            IN_USE: "another client has the serial console (steal_console=true takes it over)",
-            TOO_MANY: "it has no serial console session free",
+        said = {
+            IN_USE: (IN_USE, "another client has the serial console (steal_console=true takes it over)"),
+            DISABLED: (
+                NO_COMMAND,
+                "serial over LAN is switched off in the BMC, or it has none: switch it on there",
+            ),
+            TOO_MANY: (NODE_BUSY, "it has no serial console session free"),
         }
-        if error.code == DISABLED:
-            raise Unsupported(
-                "serial over LAN is switched off in the BMC, or it has none: switch it on there"
-            ) from None
-        if error.code in words:
-            raise Completion(error.code if error.code == IN_USE else 0xC0, words[error.code]) from None
-        raise
+        if error.code not in said:
+            raise
+        raise Completion(*said[error.code]) from None
 
 
 class _Console:

@@ -146,7 +146,9 @@ class _Hypervisor:
         return self._connection
 
     def close(self) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self.pool.shutdown(
+            wait=False, cancel_futures=True
+        )  # a thread may hang in a connection to a dead machine
         if self._connection is not None and _alive(self._connection):
             self._connection.close()
 

@@ -21,7 +21,7 @@ from provisiond.drivers.power.lanes import Lane, Lanes
 from provisiond.drivers.power.reach import came_back, reach
 from provisiond.drivers.power.redfish_client import Client, Gone, Service, judged, service_of
 from provisiond.drivers.power.redfish_sensors import read_sensors
-from provisiond.errors import DriverUnavailable, Unsupported
+from provisiond.errors import DriverError, DriverUnavailable, Unsupported
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -144,7 +144,7 @@ class RedfishPower:
         await asyncio.sleep(seconds)
         try:
             await self._run(target, functools.partial(_light, target, False))
-        except (DriverUnavailable, Unsupported) as error:
+        except DriverError as error:
             log.info("power.led_stays_lit", host=target.host, reason=str(error))
 
     async def _run(self, target: PowerTarget, work: Callable[[Client], T]) -> T:
