@@ -49,7 +49,14 @@ async def served(sqlite_store: Store, box: SecretBox, tmp_path: Path) -> AsyncIt
 
 
 async def boot(
-    host: Built, folder: Path, until: str, *, bootfile: str, tftp: Path | None = None, uefi: bool = False
+    host: Built,
+    folder: Path,
+    until: str,
+    *,
+    bootfile: str,
+    tftp: Path | None = None,
+    uefi: bool = False,
+    rom: bool = True,
 ) -> str:
     """Start the machine and return its serial console once it says ``until``. Fails with the console when it never does."""
     disk, serial = folder / "own.raw", folder / "serial.log"
@@ -58,7 +65,7 @@ async def boot(
         "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-m", "512", "-display", "none", "-no-reboot", "-nodefaults",
         "-serial", f"file:{serial}", "-drive", f"file={disk},format=raw,if=virtio", "-boot", "n" if not uefi else "order=n",
         "-netdev", f"user,id=n,bootfile={bootfile}" + (f",tftp={tftp}" if tftp else ""),
-        "-device", f"virtio-net-pci,netdev=n,mac={host.mac}" + (",romfile=" if uefi else ""),
+        "-device", f"virtio-net-pci,netdev=n,mac={host.mac}" + ("" if rom else ",romfile="),
     ]  # fmt: skip
     if uefi:
         shutil.copy(OVMF_VARS, folder / "vars.fd")
@@ -115,6 +122,21 @@ async def test_ipxe_on_bios(served: Served, tmp_path: Path, method: str) -> None
     assert (await host.deployment()).boots == 1
 
 
+@pytest.mark.skipif(not OVMF_CODE.exists(), reason="ovmf is not installed")
+async def test_ipxe_on_uefi(served: Served, tmp_path: Path) -> None:
+    """iPXE as a UEFI driver reads the same scripts and starts the installer's kernel with its initrd."""
+    host = await served.host("web01", method="installer", firmware="uefi")
+    console = await boot(
+        host, tmp_path, "Command line:", bootfile=f"{served.world.boot_url}/boot/ipxe", uefi=True
+    )
+    words = command_line(console)
+    assert {
+        f"url={served.world.boot_url}{host.base}/unattended",
+        "initrd=initrd.img",
+        "hostname=web01",
+    } <= set(words)
+
+
 async def test_boot_loop_of_a_real_machine(served: Served, tmp_path: Path) -> None:
     """A machine that comes back to its installer for the third time boots its own disk instead."""
     host = await served.host("web01")
@@ -155,7 +177,7 @@ async def test_grub_on_uefi(served: Served, tmp_path: Path) -> None:
     (tree / "grub/grub.cfg").write_bytes(entry)
     shutil.copy(GRUB, tree / "grubx64.efi")
     words = command_line(
-        await boot(host, tmp_path, "Command line:", bootfile="grubx64.efi", tftp=tree, uefi=True)
+        await boot(host, tmp_path, "Command line:", bootfile="grubx64.efi", tftp=tree, uefi=True, rom=False)
     )
     assert f"provisiond.url={served.world.boot_url}{host.base}" in words
     assert {"a=$b", "c=d;e"} <= set(words)
