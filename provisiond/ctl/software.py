@@ -73,7 +73,7 @@ def add_medium(
         str | None, typer.Option("--os", help="Operating system; default: the medium's name.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Mirror URL, directory or ISO; default: the vendor's mirror.")
+        str | None, typer.Option("--from", help="Mirror URL, directory or ISO; default: the vendor's mirror.")
     ] = None,
     mirror: Annotated[str | None, typer.Option(help="Mirror that installers use for packages.")] = None,
     architecture: Arch = None,

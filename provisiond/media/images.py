@@ -97,15 +97,6 @@ async def add_image(settings: Settings, request: ImageRequest, on_progress: OnPr
         staging.sweep_parts(folder, f"{request.name}-")
 
 
-def forget_image(settings: Settings, path: str) -> None:
-    """Remove the files of an image that is no longer known. ``path`` as in ImageFacts; anything outside the images stays."""
-    folder = settings.state.image_dir.resolve()
-    file = (folder / path).resolve()
-    if file.parent == folder:
-        file.unlink(missing_ok=True)
-        map_path(file).unlink(missing_ok=True)
-
-
 def map_path(raw: Path) -> Path:
     """Where the map of a raw image lies."""
     return raw.with_name(f"{raw.name}.map")

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from provisiond.config import Settings, StateSettings
 from provisiond.media.fetch import MediaError
-from provisiond.media.images import MIB, forget_image, format_map, map_path, read_map, used_extents
+from provisiond.media.images import MIB, format_map, map_path, read_map, used_extents
 
 
 def sparse(path: Path, size_mib: int, data: list[tuple[int, int]]) -> Path:
@@ -53,17 +52,3 @@ def test_broken_map(tmp_path: Path, text: str | None) -> None:
         map_path(raw).write_text(text)
     with pytest.raises(MediaError, match="add the image again"):
         read_map(raw)
-
-
-def test_forget_stays_in_its_folder(tmp_path: Path) -> None:
-    """Forgetting an image never removes a file elsewhere, whatever its row says."""
-    settings = Settings(state=StateSettings(dir=tmp_path))
-    settings.state.image_dir.mkdir()
-    outside, inside = tmp_path / "secret.key", settings.state.image_dir / "a.raw"
-    for file in (outside, inside, map_path(inside)):
-        file.write_text("x")
-    forget_image(settings, "../secret.key")
-    forget_image(settings, str(outside))
-    forget_image(settings, "a.raw")
-    assert outside.exists()
-    assert not inside.exists() and not map_path(inside).exists()
