@@ -10,17 +10,22 @@ import hashlib
 import secrets
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
 
 from provisiond.drivers.compute import DiskSpec, MachineSpec, NicSpec
 from provisiond.drivers.dhcp import Reservation
 from provisiond.drivers.power import BootDevice, PowerAction
 from provisiond.inventory.resolve import ResolvedHost
-from provisiond.inventory.tables import Deployment, new_id, utcnow
+from provisiond.inventory.tables import Deployment, new_id, new_row, table, utcnow
 from provisiond.lifecycle.outcome import Complete, Continue, Failed, Note, Outcome, Step
 from provisiond.lifecycle.world import World
+
+_DEPLOYMENT = table(Deployment)
+_OPEN = insert(_DEPLOYMENT)
+_NEXT_NUMBER = select(func.coalesce(func.max(_DEPLOYMENT.c.number), 0) + 1).where(
+    _DEPLOYMENT.c.host_id == bindparam("b_host")
+)
 
 BOOT_MINUTES = 15.0
 """How long a machine may take from power-on to asking for its boot program; parameter ``boot_minutes`` overrides it."""
@@ -51,19 +56,16 @@ async def prepare(host: ResolvedHost, world: World) -> Outcome:
     if host.deployment is not None:
         return Complete(f"deployment {host.deployment.number} was open already")
     token, made = secrets.token_urlsafe(32), new_id()
-    deployment = Deployment(
-        id=made, host_id=host.id, release_id=world.renderings.release_id, method=host.row.method,
+    row = new_row(
+        Deployment, id=made, host_id=host.id, release_id=world.renderings.release_id, method=host.row.method,
         token_hash=hashlib.sha256(token.encode()).hexdigest(), secret_seed=world.box.encrypt(token),
         token_expires=utcnow() + timedelta(minutes=world.settings.boot.token_minutes),
     )  # fmt: skip
 
     async def write(session: AsyncSession) -> None:
-        count = select(func.coalesce(func.max(col(Deployment.number)), 0)).where(
-            col(Deployment.host_id) == host.id
-        )
-        deployment.number = (await session.execute(count)).scalar_one() + 1
-        session.add(deployment.model_copy())
-        await session.flush()
+        connection = await session.connection()
+        row["number"] = (await connection.execute(_NEXT_NUMBER, {"b_host": host.id})).scalar_one()
+        await connection.execute(_OPEN, row)
 
     return Complete("deployment opened", host={"deployment_id": made}, write=write)
 
