@@ -79,7 +79,8 @@ class Lab:
         parameters = self.root / "web.yaml"
         # quiet, mitigations=off: an emulated processor spends seconds on them
         parameters.write_text(
-            f"kernel_arguments: [quiet, mitigations=off]\nansible: {{directory: {TOP / 'examples/ansible'}}}\n"
+            "kernel_arguments: [quiet, mitigations=off]\n"
+            f"ansible: {{directory: {TOP / 'examples/ansible'}, playbook: site.yml}}\n"
         )
         known = {
             name: str(value) for name, value in (("image", image), ("uri", self.libvirtd.provisiond_uri))
