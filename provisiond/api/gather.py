@@ -18,7 +18,7 @@ from provisiond.inventory.shapes import HostCreate, HostView
 from provisiond.inventory.store import Store
 
 AT_ONCE = 200  # hosts in one gathered transaction; a larger request goes alone
-PAUSE = 0.001  # seconds that more requests may take to join, where some did the last time
+PAUSE = 0.002  # seconds that more requests may take to join, where some did the last time
 
 Keep = Callable[[AsyncSession, list[HostView]], Awaitable[None]]
 
@@ -41,6 +41,7 @@ class Creates:
         self._store, self._box = store, box
         self._waiting: list[_Wish] = []
         self._task: asyncio.Task[None] | None = None
+        self._crowd = False  # whether several came at once the last time
 
     async def create(
         self, specs: list[HostCreate], *, actor: str, many: bool, keep: Keep | None
@@ -53,12 +54,11 @@ class Creates:
         return await wish.made
 
     async def _run(self) -> None:
-        crowd = False
         while self._waiting:
-            await asyncio.sleep(PAUSE if crowd else 0)
+            await asyncio.sleep(PAUSE if self._crowd else 0)
             batch = self._take()
-            crowd = len(batch) > 1 or bool(self._waiting)
-            if not crowd or not await self._together(batch):
+            self._crowd = len(batch) > 1 or bool(self._waiting)
+            if len(batch) == 1 or not await self._together(batch):
                 for wish in batch:
                     await self._alone(wish)
         self._task = None

@@ -28,7 +28,7 @@ _PAGE = 500
 _BACKLOG = (
     2000  # events a watcher may be behind before it reads them from the database instead of from memory
 )
-_GATHER = 0.01  # seconds to let more events come before they are read
+_GATHER = 0.02  # seconds to let more events come before they are read
 _PATIENCE = 30.0  # seconds a gap may hold events back: no transaction of ours lives that long
 _SWEEP = 5.0  # seconds between two looks when nobody woke us: a safety net
 
