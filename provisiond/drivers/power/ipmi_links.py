@@ -167,16 +167,19 @@ def _kept(link: Link, account: Account, work: Callable[[Session, Link], T]) -> T
     ):
         session.logout()
         session = None
+    fresh = 0
     try:
-        if session:
+        while True:
+            if session is None:
+                session = _login(link, account)
+                fresh += 1
             try:
-                result = work(session, link)
+                return work(session, link)
             except IpmiException:  # forgotten by the controller, or lost on the way: log in once more
+                if fresh > 1 or not session.broken:
+                    raise
                 session.shut()
-            else:
-                return result
-        session = _login(link, account)
-        return work(session, link)
+                session = None
     finally:
         if session and not session.broken:
             link.session = session

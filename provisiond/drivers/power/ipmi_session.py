@@ -124,7 +124,10 @@ class Session(pyghmi_session.Session):  # type: ignore[misc]
             self.sequencenumber += 1
         if not self._resending:
             self._tries, self._sent_at = 0, time.monotonic()
-            self._give_up_at = self._sent_at + (timeout or self.account.timeout)
+            limit = self.account.timeout
+            if self.logged:  # a session that fell silent is sooner replaced than waited for
+                limit = max(limit / 2, min(3 * self.patience, limit))
+            self._give_up_at = self._sent_at + (timeout or limit)
         with contextlib.suppress(BlockingIOError):  # a full queue is a lost packet: the resend mends it
             try:
                 self.socket.send(self.netpacket)
@@ -184,7 +187,9 @@ class Session(pyghmi_session.Session):  # type: ignore[misc]
         if self.broken or now < self.due():
             return
         if now >= self._give_up_at or not self.lastpayload or (not self.logged and now >= self._login_until):
-            self._fail(f"no answer from port {self.account.port}/udp within {self.account.timeout:g} s")
+            self._fail(
+                f"no answer from port {self.account.port}/udp within {self._give_up_at - self._sent_at:.3g} s"
+            )
             return
         if self.sessioncontext in ("EXPECTINGRAKP2", "EXPECTINGRAKP4"):
             self._fail("no answer in the key exchange")
