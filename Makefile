@@ -53,6 +53,12 @@ golden: venv ## write the expected output of every template anew; look at the di
 	$(PYTEST) tests/golden --regen || true
 	git --no-pager diff --stat tests/golden
 
+docs: venv ## write the pages anew that are made from the code
+	$(PYTHON) -m provisiond.lifecycle.document > docs/lifecycle.md
+	$(PYTHON) -m provisiond.templating.reference > docs/templates/parameters.md
+	.venv/bin/provisiond check-config --document > docs/configuration.md
+	.venv/bin/typer provisiond.ctl.app utils docs --name provisionctl --output docs/cli.md
+
 demo: venv ## bring two machines to service here, before your eyes, and leave everything running
 	@$(PYTHON) -m tests.lab.demo
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from provisiond.config import Settings, document, load_settings
-from provisiond.errors import ProvisiondError
+from provisiond.config import Settings, document, load_settings, require_boot_url
+from provisiond.drivers import load
+from provisiond.errors import ConfigError, ProvisiondError
 from provisiond.inventory import migrate
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 
 DEFAULT_CONFIG = Path("/etc/provisiond/provisiond.toml")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="The provisioning daemon.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback that shows variables shows secrets
+    help="The provisioning daemon.",
+)
 db = typer.Typer(no_args_is_help=True, help="The database's schema.")
 app.add_typer(db, name="db")
 
@@ -28,10 +36,11 @@ Config = Annotated[
 
 def main() -> None:
     """Entry point. An error that was raised on purpose is one sentence and exit code 1."""
+    os.umask(0o027)  # the database and consoles are nobody else's business
     try:
         app(standalone_mode=True)
     except ProvisiondError as error:
-        sys.stderr.write(f"provisiond: {error}\n")
+        sys.stderr.write(f"provisiond: {' '.join(str(error).split())}\n")  # libpq writes several lines
         sys.exit(1)
 
 
@@ -55,8 +64,10 @@ def check_config(
         typer.echo(document(), nl=False)
         return
     settings = _settings(config)
-    if settings.server.tls_cert and not settings.server.tls_key:
-        raise typer.BadParameter("server.tls_cert needs server.tls_key beside it")
+    require_boot_url(settings)
+    load("dhcp", settings.dhcp.driver)
+    if settings.handover.driver != "none":
+        load("handover", settings.handover.driver)
     typer.echo(f"the settings are well; state in {settings.state.dir}, database {_kind(settings)}")
 
 
@@ -66,7 +77,7 @@ def upgrade(
 ) -> None:
     """Bring the schema up to ``revision``; the daemon does this by itself at start."""
     url = _settings(config).database_url()
-    migrate.upgrade(url, revision)
+    _alone(url, lambda: migrate.upgrade(url, revision))
     typer.echo(f"the schema is at {migrate.current(url)}")
 
 
@@ -76,7 +87,7 @@ def downgrade(
 ) -> None:
     """Take the schema back to ``revision``, for an older daemon. Stop the daemon first."""
     url = _settings(config).database_url()
-    migrate.downgrade(url, revision)
+    _alone(url, lambda: migrate.downgrade(url, revision))
     typer.echo(f"the schema is at {migrate.current(url) or 'base'}")
 
 
@@ -93,7 +104,28 @@ def rotate_key(config: Config = None) -> None:
         finally:
             await store.close()
 
+    if migrate.current(settings.database_url()) is None:
+        raise ConfigError(
+            "the database has no tables yet, so there is nothing to encrypt; start the daemon once or run 'provisiond db upgrade'"
+        )
     typer.echo(f"{asyncio.run(work())} secrets encrypted under a new key in {settings.state.key_file}")
+
+
+def _alone(url: str, work: Callable[[], None]) -> None:
+    """Do it with the SQLite file taken, so that no daemon runs on it. On PostgreSQL nothing but you sees to that."""
+
+    async def locked() -> None:
+        store = Store(url)
+        try:
+            await store.open()
+        except OSError as error:
+            raise ConfigError(f"cannot open the database: {error.strerror}: {error.filename}") from error
+        try:
+            await asyncio.to_thread(work)
+        finally:
+            await store.close()
+
+    asyncio.run(locked())
 
 
 def _settings(config: Path | None) -> Settings:

@@ -1,16 +1,17 @@
 """Settings: one TOML file, overridden by PROVISIOND_SECTION__KEY in the environment; an unknown key is an error.
 
-Every key has a description here; docs/operating.md is generated from them by ``provisiond check-config --document``.
+Every key has a description here; docs/configuration.md is generated from them by ``provisiond check-config --document``.
 """
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from provisiond.errors import ConfigError
@@ -33,6 +34,14 @@ class ServerSettings(Section):
     shutdown_seconds: float = Field(
         20.0, gt=0, description="How long a graceful stop waits for steps and requests."
     )
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(
+                "tls_cert and tls_key go together: without one of them the API would speak plain HTTP"
+            )
+        return self
 
 
 class DatabaseSettings(Section):
@@ -242,15 +251,41 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
             raise ConfigError(f"{path} is not valid TOML: {error}") from error
     for name, table in (overrides or {}).items():
         tables[name] = {**tables.get(name, {}), **table}
+    lines = _unknown_in_environment()
     try:
-        return Settings(**tables)
+        settings = Settings(**tables)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {_say(e)}" for e in error.errors()]
-        raise ConfigError(f"{path or 'settings'}: " + "; ".join(lines)) from None
+        lines += [f"{'.'.join(map(str, e['loc']))}: {_say(e)}" for e in error.errors()]
+    if lines:
+        raise ConfigError(f"{path or 'settings'}: " + "; ".join(lines))
+    return settings
+
+
+def require_boot_url(settings: Settings) -> None:
+    """Raises ConfigError where the URL machines boot from is neither given nor can be made from ``boot.listen``."""
+    boot = settings.boot
+    if boot.enabled and not boot.url and boot.listen in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        raise ConfigError(
+            "boot.url must say where machines reach HTTP boot, such as http://10.0.0.1:8421, as boot.listen is any address"
+        )
+
+
+def _unknown_in_environment() -> list[str]:
+    """Variables that mean to be settings of ours but name no section, which pydantic-settings would pass over."""
+    sections = tuple(f"PROVISIOND_{name}__".upper() for name in Settings.model_fields)
+    return [
+        f"{name}: unknown key in the environment"
+        for name in sorted(os.environ)
+        if name.upper().startswith("PROVISIOND_") and "__" in name and not name.upper().startswith(sections)
+    ]
 
 
 def _say(error: Any) -> str:
-    return "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
+    return (
+        "unknown key"
+        if error["type"] == "extra_forbidden"
+        else str(error["msg"]).removeprefix("Value error, ")
+    )
 
 
 def document() -> str:

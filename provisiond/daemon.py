@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 import uvloop
 from aiohttp import web
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -29,7 +30,7 @@ from provisiond.api.deps import ApiDeps
 from provisiond.boot.http import BootAccessLogger
 from provisiond.boot.server import BootRoom, boot_options, open_room
 from provisiond.boot.tftp import TftpServer
-from provisiond.config import Settings
+from provisiond.config import Settings, require_boot_url
 from provisiond.drivers import load
 from provisiond.drivers.dhcp import Dhcp, DhcpOptions
 from provisiond.errors import ConfigError
@@ -49,7 +50,7 @@ from provisiond.templating.release import Renderings
 
 log = structlog.get_logger(__name__)
 
-ENGINE_SILENT_SECONDS = 30.0
+ENGINE_SILENT_SECONDS = 30.0  # and three sweeps, where those are longer
 
 
 @dataclass
@@ -72,10 +73,10 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
     """
     async with AsyncExitStack() as stack:
         _make_directories(settings)
-        await asyncio.to_thread(migrate.upgrade, settings.database_url())
         store = Store(settings.database_url(), pool_size=settings.database.pool_size)
-        await store.open()
+        await store.open()  # first, as it takes the SQLite file: nobody migrates it under a daemon that runs
         stack.push_async_callback(store.close)
+        await asyncio.to_thread(migrate.upgrade, settings.database_url())
         box = SecretBox.open(settings.state.key_file)
         if await access.first_admin_token(store, settings.state.admin_token_file):
             log.info("daemon.first_start", admin_token_file=str(settings.state.admin_token_file))
@@ -99,7 +100,9 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
         watch = Watch(world)
         if settings.boot.enabled:
             room = await _boot_doors(stack, settings, world, metrics)
-            leases = Leases(store, dhcp, boot_options(room.loaders, world.boot_url, settings.boot.loader), watch.on_lease)
+            leases = Leases(
+                store, dhcp, boot_options(room.loaders, world.boot_url, settings.boot.loader), watch.on_lease
+            )
             await leases.start()
             stack.push_async_callback(leases.stop)
             checks["dhcp"] = _dhcp_check(dhcp)
@@ -123,7 +126,6 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    os.umask(0o027)  # the database and consoles are nobody else's business
     log_to(settings)
     uvloop.run(_serve(settings))
 
@@ -155,10 +157,7 @@ async def _boot_doors(stack: AsyncExitStack, settings: Settings, world: World, m
     stack.push_async_callback(runner.cleanup)
     port = await _listen(runner, "boot", settings.boot.listen, settings.boot.http_port)
     if not world.boot_url:
-        if settings.boot.listen in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-            raise ConfigError(
-                "boot.url must say where machines reach HTTP boot, such as http://10.0.0.1:8421, as boot.listen is any address"
-            )
+        require_boot_url(settings)
         world.boot_url = f"http://{_bracketed(settings.boot.listen)}:{port}"
     if settings.boot.tftp_listen:
         tftp = TftpServer(
@@ -179,7 +178,12 @@ async def _api_door(stack: AsyncExitStack, settings: Settings, deps: ApiDeps) ->
     context = None
     if settings.server.tls_cert and settings.server.tls_key:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(settings.server.tls_cert, settings.server.tls_key)
+        try:
+            context.load_cert_chain(settings.server.tls_cert, settings.server.tls_key)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(
+                f"server.tls_cert {settings.server.tls_cert} with server.tls_key {settings.server.tls_key}: {error.strerror or error}"
+            ) from error
     port = await _listen(runner, "server", settings.server.listen, settings.server.port, context)
     return f"{'https' if context else 'http'}://{_bracketed(settings.server.listen)}:{port}"
 
@@ -236,9 +240,9 @@ def _ssh_public_key(settings: Settings) -> str:
     if path.exists():
         try:
             key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
-        except ValueError as error:
+        except (ValueError, OSError, UnsupportedAlgorithm) as error:
             raise ConfigError(
-                f"handover.ssh_key: {path} is no OpenSSH private key without a passphrase: {error}"
+                f"handover.ssh_key: {path} cannot be read or is no OpenSSH private key without a passphrase: {error}"
             ) from None
     else:
         key = Ed25519PrivateKey.generate()
@@ -264,7 +268,7 @@ def _engine_check(reconciler: Reconciler) -> Check:
         silent = time.monotonic() - reconciler.looked_at
         return (
             ""
-            if silent < ENGINE_SILENT_SECONDS
+            if silent < max(ENGINE_SILENT_SECONDS, 3 * reconciler.settings.sweep_seconds)
             else f"the engine has not looked for due hosts for {silent:.0f} s"
         )
 

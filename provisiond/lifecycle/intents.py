@@ -18,7 +18,7 @@ from provisiond.lifecycle.table import TRANSITIONS, WANTED_LATER, State, Verb, a
 __all__ = ["Verb", "request", "set_lock", "set_maintenance", "set_power"]
 
 POWER_ACTIONS = frozenset({"on", "off", "cycle", "reset"})
-_POWER_STATES = frozenset({State.ENROLLED, State.READY, State.ACTIVE, State.RETIRED})
+_POWER_STATES = frozenset({State.ENROLLED, State.READY, State.ACTIVE})
 _GUARDED = frozenset({Verb.REBUILD, Verb.RELEASE, Verb.RETIRE, Verb.BUILD})
 
 
@@ -90,6 +90,8 @@ async def set_power(store: Store, name: str, action: str, *, actor: str, cause: 
         if action not in POWER_ACTIONS:
             raise Conflict(f"power can be asked {', '.join(sorted(POWER_ACTIONS))}; not {action!r}")
         _refuse_locked(host, f"power {action}")
+        if host.state in (State.DISCOVERED, State.RETIRED):
+            raise Conflict(f"host {host.name} is {host.state}: nothing switches it")
         if host.state not in _POWER_STATES:
             raise Conflict(
                 f"host {host.name} is {host.state}: its power is in the engine's hands; cancel that first"

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from provisiond.drivers.dhcp import BootOptions, Dhcp, DhcpSubnet, OnLease, Reservation
-from provisiond.errors import DriverError
+from provisiond.errors import DriverError, DriverRejected
 from provisiond.inventory.store import EVENTS, Store
 from provisiond.inventory.tables import Domain, Host, Interface, Subnet
 from provisiond.lifecycle.table import State
@@ -63,7 +63,10 @@ class Leases:
         ]  # fmt: skip
 
     async def converge(self) -> None:
-        """Reserve what is missing and release what belongs to no host on its way or in service."""
+        """Reserve what is missing for hosts on their way or in service, and release what belongs to no host at all.
+
+        A reservation that the server refuses is that host's trouble and is logged; the others are served.
+        """
         async with self.store.read() as session:
             found = (
                 select(
@@ -85,7 +88,10 @@ class Leases:
         for mac, ip, host, subnet, state in rows:
             # A host in `building` reserves for itself at its step; doing it here too is harmless and finds it done.
             if State(state) in RESERVED_IN[1:] and mac not in there:
-                await self.dhcp.reserve(Reservation(mac, ip, host, subnet))
+                try:
+                    await self.dhcp.reserve(Reservation(mac, ip, host, subnet))
+                except DriverRejected as error:
+                    log.warning("dhcp.not_reserved", host=host, error=str(error))
 
     async def _keep(self) -> None:
         changed = self.store.subscribe(EVENTS)  # whoever makes or changes a subnet writes an event

@@ -199,9 +199,10 @@ class Ledger:
         try:
             await self._store([settlement])
         except StaleWrite:
-            settlement.stored.set_result(False)
+            _answer(settlement, False)
         except Exception as error:
-            settlement.stored.set_exception(error)
+            if not settlement.stored.done():
+                settlement.stored.set_exception(error)
 
     async def _store(self, batch: Sequence[Settlement]) -> None:
         now = self.now()
@@ -224,7 +225,7 @@ class Ledger:
         soon = any(not one.keep and one.due_at is not None and one.due_at <= now for one in batch)
         await self.store.transact(work, *((HOSTS,) if soon else ()), *((EVENTS,) if events else ()))
         for one in batch:
-            one.stored.set_result(True)
+            _answer(one, True)
 
     def _row(self, one: Settlement, now: datetime) -> dict[str, Any]:
         row = one.host.row
@@ -287,6 +288,11 @@ class Ledger:
         now = await self.store.now(session)
         self._skew = timedelta(0) if self.store.sqlite else now - utcnow()
         return now
+
+
+def _answer(settlement: Settlement, stored: bool) -> None:
+    if not settlement.stored.done():  # whoever waited may have been cancelled by a stop
+        settlement.stored.set_result(stored)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

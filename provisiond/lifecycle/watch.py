@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 
 import structlog
 from sqlalchemy import select, update
@@ -16,7 +15,7 @@ from sqlmodel import col
 
 from provisiond.drivers.compute import HypervisorTarget, MachineEvent
 from provisiond.drivers.dhcp import LeaseEvent
-from provisiond.errors import DriverError
+from provisiond.errors import ConfigError, DriverError
 from provisiond.inventory import history
 from provisiond.inventory.resolve import ResolvedHost, resolve_hosts
 from provisiond.inventory.store import EVENTS
@@ -37,7 +36,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self.world = world
         self._tasks: list[asyncio.Task[None]] = []
-        self._followed: dict[str, asyncio.Task[None]] = {}
+        self._followed: dict[tuple[str, HypervisorTarget], asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         if self.world.settings.engine.power_poll_seconds:
@@ -84,13 +83,16 @@ class Watch:
         return answered
 
     async def _poll_one(self, host: ResolvedHost) -> bool:
-        reach = self.world.power_of(host)
-        if reach is None:
-            return False
-        power, target = reach
         try:
+            reach = self.world.power_of(host)
+            if reach is None:
+                return False
+            power, target = reach
             state = str(await power.state(target))
-        except DriverError as error:
+        except (
+            DriverError,
+            ConfigError,
+        ) as error:  # no such driver, a secret of another key: one host's trouble
             log.info("watch.no_answer", host=host.name, error=str(error))
             return False
         await self.seen(host.id, state, actor="bmc")
@@ -124,18 +126,25 @@ class Watch:
     # --- hypervisors -----------------------------------------------------------------------------------
 
     async def _follow_hypervisors(self) -> None:
-        """A follower for each hypervisor; new ones are picked up within a sweep."""
+        """A follower for each hypervisor; new, changed and removed ones are noticed within ``RECONNECT_SECONDS``."""
         while True:
-            with suppress(Exception):
-                async with self.world.store.read() as session:
-                    rows: Sequence[Hypervisor] = (await session.execute(select(Hypervisor))).scalars().all()
-                for row in rows:
-                    if row.id not in self._followed:
-                        target = HypervisorTarget(name=row.name, uri=row.uri, pool=row.pool)
-                        self._followed[row.id] = asyncio.create_task(
-                            self._follow(row.driver, target), name=f"watch-{row.name}"
-                        )
+            try:
+                await self.follow_hypervisors()
+            except Exception:
+                log.exception("watch.look_failed")
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def follow_hypervisors(self) -> None:
+        """Follow those there are now, and leave those that are gone or have another address."""
+        async with self.world.store.read() as session:
+            rows: Sequence[Hypervisor] = (await session.execute(select(Hypervisor))).scalars().all()
+        there = {(row.driver, HypervisorTarget(name=row.name, uri=row.uri, pool=row.pool)) for row in rows}
+        for key in self._followed.keys() - there:
+            self._followed.pop(key).cancel()
+        for driver, target in there - self._followed.keys():
+            self._followed[driver, target] = asyncio.create_task(
+                self._follow(driver, target), name=f"watch-{target.name}"
+            )
 
     async def _follow(self, driver: str, target: HypervisorTarget) -> None:
         while True:

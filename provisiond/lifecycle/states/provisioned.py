@@ -14,7 +14,11 @@ async def first_boot(host: ResolvedHost, world: World) -> Outcome:
     if deployment.phoned_home_at is not None:
         return Complete("the new system phoned home")
     if deployment.failed_at is not None:
-        return Failed(deployment.failure or "the first boot failed", retryable=False, kind="first-boot")
+        return Failed(
+            f"{deployment.failure or f'the first boot of host {host.name} failed'}; see its console, then "
+            f"'provisionctl host rebuild {host.name}', or mend the machine by hand and 'provisionctl host retry {host.name}'",
+            retryable=False, kind="first-boot",
+        )  # fmt: skip
     return Continue("waiting for the new system to phone home")
 
 
