@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 
+import structlog
 from aiohttp import web
 from pydantic_core import to_json
 
 from provisiond.api.deps import ApiDeps
+from provisiond.api.idempotency import forget_old
 from provisiond.api.openapi import describe, page
 from provisiond.api.problems import problem_middleware
 from provisiond.api.routes import ROUTES
 from provisiond.api.routing import PREFIX, register
+from provisiond.inventory.store import Store
 from provisiond.observe import health
 
+log = structlog.get_logger(__name__)
 VERSION = "1"
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
@@ -30,11 +35,29 @@ def api_app(deps: ApiDeps) -> web.Application:
     app.router.add_get(f"{PREFIX}/docs", _fixed(page(ROUTES).encode(), "text/html"))
     health.add_routes(app, deps.checks, deps.metrics)
 
+    async def forget(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(_forget_for_ever(deps.store), name="api-forget")
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    app.cleanup_ctx.append(forget)
+
     async def end_streams(_app: web.Application) -> None:
         await deps.history.close()
 
     app.on_shutdown.append(end_streams)
     return app
+
+
+async def _forget_for_ever(store: Store) -> None:
+    """Drop old answers to Idempotency-Keys, every hour."""
+    while True:
+        await asyncio.sleep(3600)
+        try:
+            await forget_old(store)
+        except Exception:
+            log.exception("api.forget_failed")
 
 
 def _fixed(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from provisiond.api.deps import ApiDeps
 from provisiond.api.hosts import Page
 from provisiond.api.idempotency import Remembered
+from provisiond.api.masking import for_eyes
 from provisiond.api.routing import Answer, Once, Route
 from provisiond.errors import Invalid
 from provisiond.inventory import catalogue
@@ -32,9 +33,9 @@ class GlobalParametersView(View):
     parameters: dict[str, Any]
 
 
-async def show_global_parameters(deps: ApiDeps) -> GlobalParametersView:
+async def show_global_parameters(deps: ApiDeps, who: Principal) -> GlobalParametersView:
     """The weakest in precedence."""
-    return GlobalParametersView(parameters=await catalogue.get_parameters(deps.store))
+    return for_eyes(GlobalParametersView(parameters=await catalogue.get_parameters(deps.store)), who)
 
 
 async def replace_global_parameters(
@@ -67,11 +68,12 @@ def _routes(noun: Noun) -> list[Route]:
                 return answer
             raise
 
-    async def list_all(deps: ApiDeps) -> Any:
-        return Answer({"items": await catalogue.list_all(deps.store, noun), "next": None})
+    async def list_all(deps: ApiDeps, who: Principal) -> Any:
+        found = await catalogue.list_all(deps.store, noun)
+        return Answer({"items": [for_eyes(view, who) for view in found], "next": None})
 
-    async def show(deps: ApiDeps, name: str) -> Any:
-        return await catalogue.get(deps.store, noun, name)
+    async def show(deps: ApiDeps, name: str, who: Principal) -> Any:
+        return for_eyes(await catalogue.get(deps.store, noun, name), who)
 
     async def update(deps: ApiDeps, name: str, body: Any, who: Principal) -> Any:
         return await catalogue.change(deps.store, noun, name, body, actor=who.actor)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.api.deps import ApiDeps
 from provisiond.api.idempotency import Remembered
+from provisiond.api.masking import for_eyes
 from provisiond.api.problems import Refused
 from provisiond.api.routing import Answer, Once
 from provisiond.api.stream import resume_point, send_events
@@ -132,13 +133,13 @@ async def list_hosts(deps: ApiDeps, query: HostsQuery) -> Answer[Page[HostSummar
     return Answer(to_json({"items": found, "next": found[-1].name if more else None}))
 
 
-async def show_host(deps: ApiDeps, name: str, request: web.Request) -> Answer[HostView]:
+async def show_host(deps: ApiDeps, name: str, request: web.Request, who: Principal) -> Answer[HostView]:
     """By name or id. The ETag goes into If-Match of an update."""
     host = await hosts.get_host(deps.store, name)
     tag = etag(host)
     if tag in _tags(request.headers.get("If-None-Match")):
         return Answer(b"", status=304, headers={"ETag": tag})
-    return Answer(host, headers={"ETag": tag})
+    return Answer(for_eyes(host, who), headers={"ETag": tag})
 
 
 async def update_host(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
 from provisiond.api.deps import ApiDeps
+from provisiond.api.masking import MASK, mask
 from provisiond.errors import NotFound
 from provisiond.inventory.fields import Line
 from provisiond.inventory.hosts import get_host
@@ -17,9 +17,6 @@ from provisiond.inventory.resolve import ResolvedHost, resolve_host
 from provisiond.inventory.shapes import Request, View
 from provisiond.templating.catalogue import Catalogue
 from provisiond.templating.context import BootFiles, BuildUrls, build_context
-
-_SECRET = re.compile(r"passw|passphrase|secret|token|private|credential|(^|_)psk", re.IGNORECASE)
-MASK = "MASKED"
 
 
 class TemplateView(View):
@@ -108,17 +105,6 @@ async def _resolve(deps: ApiDeps, name: str) -> ResolvedHost:
     view = await get_host(deps.store, name)
     async with deps.store.read() as session:
         return await resolve_host(session, view.id)
-
-
-def mask(value: Any, name: str = "") -> Any:
-    """``value`` with every text masked whose name says that it is a secret."""
-    if isinstance(value, dict):
-        return {key: mask(inner, name if _SECRET.search(name) else str(key)) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [mask(inner, name) for inner in value]
-    if isinstance(value, str) and value and _SECRET.search(name):
-        return "$6$masked$masked" if value.startswith("$") else MASK
-    return value
 
 
 def _masked(host: ResolvedHost) -> ResolvedHost:

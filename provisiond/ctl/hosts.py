@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -388,6 +389,21 @@ def events(
 
 
 @app.command()
+def parameters(context: typer.Context, name: Name) -> None:
+    """The parameters of a host as its templates see them, and where each comes from. Secrets are masked."""
+    here = session(context)
+    merged = here.client.get(place("hosts", name, "parameters"))
+    if here.format is not Format.TABLE:
+        show_one(merged, here.format)
+        return
+    rows = [
+        {"parameter": path, "value": _at(merged["values"], path), "from": place}
+        for path, place in sorted(merged["origins"].items())
+    ]
+    show_list(rows, ("parameter", "value", "from"), here.format, empty=f"host {name} has no parameters")
+
+
+@app.command()
 def deployments(context: typer.Context, name: Name) -> None:
     """The builds of a host, newest first."""
     here = session(context)
@@ -436,6 +452,13 @@ def _show_made(made: list[dict[str, Any]], form: Format, *, single: bool) -> Non
         done(f"created {host['name']}" + (f" with address {address}" if address else "") + later)
     if single and not made[0].get("wanted"):
         stderr().print(f"  next: provisionctl host build {made[0]['name']} --wait")
+
+
+def _at(values: Any, path: str) -> Any:
+    """The value at a dotted path, in which a dot of a key is written \\. ."""
+    for part in re.split(r"(?<!\\)\.", path):
+        values = values[part.replace("\\.", ".").replace("\\\\", "\\")]
+    return values
 
 
 def _took(event: dict[str, Any]) -> str:

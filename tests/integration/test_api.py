@@ -348,3 +348,18 @@ async def test_a_medium_is_imported_with_progress(doors: Doors, tmp_path: Path) 
         await asyncio.sleep(0.05)
     assert job["state"] == "failed" and "no.raw" in job["message"]
     assert (await doors.call("GET", "/imports"))[1]["items"][0]["id"] == job["id"]
+
+
+async def test_viewers_see_no_secret_parameters(doors: Doors) -> None:
+    """Parameters whose names say secret are masked for viewers, on hosts, groups and globally; operators see what they set."""
+    secret = {"root_password": "$6$abc$defghi", "vault": {"token": "t0psecret"}, "port": 22}
+    await doors.call("POST", "/groups", {"name": "web", "parameters": secret})
+    await doors.call("PUT", "/parameters", {"parameters": secret})
+    await doors.call("POST", "/hosts", host(1, group="web", parameters=secret))
+    await doors.call("POST", "/users", {"name": "eve", "role": "viewer"})
+    token = (await doors.call("POST", "/tokens", {"user": "eve"}))[1]["token"]
+    for path in ("/hosts/h0001", "/hosts/h0001/parameters", "/groups", "/groups/web", "/parameters"):
+        text = json.dumps((await doors.call("GET", path, token=token))[1])
+        assert "defghi" not in text and "t0psecret" not in text and '"port": 22' in text, path
+    assert (await doors.call("GET", "/hosts/h0001"))[1]["parameters"] == secret
+    assert (await doors.call("GET", "/hosts/h0001/rendered?kind=user-data", token=token))[0] == 403
