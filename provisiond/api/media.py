@@ -9,6 +9,7 @@ from pydantic import Field
 
 from provisiond.api.deps import ApiDeps
 from provisiond.api.hosts import Page
+from provisiond.api.problems import Refused
 from provisiond.errors import Denied, NotFound
 from provisiond.inventory.access import Principal
 from provisiond.inventory.fields import Line, Name, Word
@@ -97,7 +98,7 @@ async def show_import(deps: ApiDeps, id: str) -> ImportView:
     """How far it is."""
     job = deps.media.get(id)
     if job is None:
-        raise NotFound("import", id)
+        raise Refused(404, f"there is no import {id!r}: it ended long ago, or the daemon was restarted since")
     return _view(job)
 
 

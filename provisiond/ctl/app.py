@@ -30,8 +30,6 @@ app.add_typer(software.image, name="image")
 app.add_typer(software.media, name="media")
 app.add_typer(machines.hypervisor, name="hypervisor")
 app.add_typer(machines.flavor, name="flavor")
-app.add_typer(software.system, name="operating-system", hidden=True)  # as the daemon's messages call it
-app.add_typer(software.media, name="medium", hidden=True)
 app.add_typer(admin.template, name="template")
 app.add_typer(admin.token, name="token")
 app.add_typer(admin.user, name="user")

@@ -49,8 +49,8 @@ class Noun:
 
     @property
     def command(self) -> str:
-        """As provisionctl and the API's paths write it."""
-        return self.name.replace("_", "-")
+        """As provisionctl calls it."""
+        return {"operating_system": "os", "medium": "media"}.get(self.name, self.name)
 
     @property
     def table(self) -> Table:

@@ -226,7 +226,7 @@ async def _system(session: AsyncSession, name: str) -> OperatingSystem:
     if found is not None:
         return found
     if name not in KNOWN_SYSTEMS:
-        raise NotFound("operating system", name)
+        raise NotFound("os", name)
     family, version = KNOWN_SYSTEMS[name]
     made = OperatingSystem(name=name, family=family, version=version)
     session.add(made)

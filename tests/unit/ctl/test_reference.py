@@ -12,5 +12,7 @@ COMMAND = ("-m", "typer", "provisiond.ctl.app", "utils", "docs", "--name", "prov
 
 def test_the_reference_is_up_to_date() -> None:
     """Write it anew with: python -m typer provisiond.ctl.app utils docs --name provisionctl --output docs/cli-reference.md"""
-    made = subprocess.run([sys.executable, *COMMAND], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    made = subprocess.run(
+        [sys.executable, *COMMAND], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert (ROOT / "docs/cli-reference.md").read_text().strip() == made.strip()
