@@ -14,7 +14,6 @@ Answers are plain sentences, never a traceback; a token is never logged.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from provisiond.boot import callbacks
 from provisiond.boot.discovery import discover
 from provisiond.boot.loader import Loaders
 from provisiond.boot.machines import BootWorld, Machine, Machines, TokenRefused, normal_mac
+from provisiond.boot.paths import without_token
 from provisiond.boot.plan import REBOOT, WAIT, image_plan, image_source, plan_for
 from provisiond.boot.scripts import BootPair, Loader, NotServable, Scripts, boot_pair, ramdisk
 from provisiond.boot.stream import send_image
@@ -40,13 +40,7 @@ log = structlog.get_logger(__name__)
 
 TOKEN = r"{token:[A-Za-z0-9_-]{20,128}}"  # noqa: S105 - a pattern
 UNATTENDED = ("unattended", "preseed", "kickstart")
-_SECRET_PART = re.compile(r"(/boot/)[A-Za-z0-9_-]{20,128}(?=/|$)")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def without_token(path: str) -> str:
-    """A path as it may be logged."""
-    return _SECRET_PART.sub(r"\1TOKEN", path)
 
 
 class BootAccessLogger(AbstractAccessLogger):

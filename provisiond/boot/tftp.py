@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from provisiond.boot.paths import without_token
 from provisiond.boot.tftp_request import NOT_FOUND, Refused, Request, negotiate, parse
 from provisiond.boot.tftp_socket import SocketFactory, asked, connected, listening, reply, udp
 from provisiond.boot.tftp_transfer import Content, Transfer
@@ -192,7 +193,7 @@ class TftpServer:
             self.errors += 1
             log.error(
                 "TFTP cannot answer",
-                path=request.path,
+                path=without_token(request.path),
                 client=held.client,
                 cause=str(problem),
                 exc_info=problem,
@@ -202,7 +203,7 @@ class TftpServer:
             raise
         if code == NOT_FOUND:
             self.missing += 1
-            log.info("TFTP has no such file", path=request.path, client=held.client)
+            log.info("TFTP has no such file", path=without_token(request.path), client=held.client)
         self._release(key, held)
         if listener.fileno() >= 0:
             reply(listener, peer, source, code, words)
@@ -255,7 +256,7 @@ class TftpServer:
         self.bytes += transfer.sent
         self.repeats += transfer.repeats
         told = {
-            "path": transfer.path,
+            "path": without_token(transfer.path),
             "client": transfer.client,
             "bytes": transfer.sent,
             "repeats": transfer.repeats,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import structlog
 import tftpy
 
 from provisiond.boot.tftp import TftpServer
@@ -39,7 +40,7 @@ class Files:
         self.asked.append((path, client))
         if wait := self.before():
             await wait
-        kind, _, size = path.rpartition("-")
+        kind, _, size = path.rpartition("/")[2].rpartition("-")
         if kind == "mem":
             return content(int(size))
         if kind == "file":
@@ -81,6 +82,19 @@ async def run(*argv: str | Path, cwd: Path | None = None, wrong: bool | None = F
 
 def digest(data: bytes) -> str:
     return hashlib.md5(data).hexdigest()
+
+
+async def test_a_token_is_not_logged(server: TftpServer) -> None:
+    """Neither of a transfer that went well nor of one without a file: GRUB and PXELINUX ask below the build's token."""
+    need("curl")
+    token = "t0ken" * 8
+    url = f"tftp://127.0.0.1:{server.port}/boot/{token}"
+    with structlog.testing.capture_logs() as lines:
+        await run("curl", "-sS", "-o", "/dev/null", f"{url}/mem-512")
+        await run("curl", "-sS", f"{url}/absent", wrong=True)
+        await asyncio.sleep(0.05)
+    assert {line["path"] for line in lines} == {"boot/TOKEN/mem-512", "boot/TOKEN/absent"}
+    assert token not in str(lines)
 
 
 # --- real clients -----------------------------------------------------------------------------------------
