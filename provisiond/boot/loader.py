@@ -87,6 +87,15 @@ class Loaders:
             (code, f"{base_url}/boot/loader/{name}") for code, name in self._table(http=True, kind="ipxe")
         )
 
+    def instead_of_ipxe(self, kind: str) -> tuple[int, ...]:
+        """Architectures whose program also goes to machines whose firmware is iPXE (QEMU's, some cards'): PXELINUX, where that was chosen.
+
+        It cannot lead back to iPXE. GRUB can: an iPXE below UEFI does not start shim, so those machines stay with iPXE.
+        """
+        if kind != "pxelinux":
+            return ()
+        return tuple(a.code for a in self.architectures if self.get(a.programs.get(kind, "")) is not None)
+
     def _table(self, *, http: bool, kind: str) -> tuple[tuple[int, str], ...]:
         chosen = ((a.code, self.choose(a.code, kind)) for a in self.architectures if a.http == http)
         return tuple((code, program.name) for code, program in chosen if program is not None)

@@ -53,6 +53,7 @@ def boot_options(loaders: Loaders, boot_url: str, kind: str = "ipxe") -> BootOpt
         programs=loaders.by_tftp(kind),
         http_programs=loaders.by_http(boot_url),
         ipxe_script=f"{boot_url}/boot/ipxe",
+        over_ipxe=loaders.instead_of_ipxe(kind),
     )
 
 

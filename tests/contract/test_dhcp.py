@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -387,6 +388,34 @@ async def test_dnsmasq_names_the_boot_program_by_architecture(
         assert got["siaddr"] == server
     if sent.get("vendor", "").startswith("HTTPClient"):
         assert got["vendor"] == "HTTPClient"
+
+
+async def test_pxelinux_also_for_firmware_that_is_ipxe(
+    dnsmasq: DnsmasqDhcp, network: Network, leases: Leases
+) -> None:
+    """An architecture in over_ipxe is given its program whatever it runs; others that run iPXE still get the script."""
+    boot = replace(BOOT, programs=((0, "pxelinux.0"), *BOOT.programs[1:]), over_ipxe=(0,))
+    await dnsmasq.start([NET], boot, leases)
+    for sent, file in (
+        ({"o93": "0000", "o175": "b105018086100e"}, "pxelinux.0"),
+        ({"o93": "0000"}, "pxelinux.0"),
+        ({"o93": "0007", "o175": "b105018086100e"}, boot.ipxe_script),
+    ):
+        got = await network.ask(A, **sent)
+        assert got.get("bootfile", got.get("boot_file")) == file, sent
+
+
+async def test_external_dnsmasq_comes_to_the_same(options: DhcpOptions, leases: Leases) -> None:
+    """The external driver's forms except an architecture in over_ipxe from iPXE's rule."""
+    driver = ExternalDhcp(options)
+    await driver.start([NET], replace(BOOT, over_ipxe=(0,)), leases)
+    said = driver.instructions()
+    assert f"dhcp-boot=tag:ipxe,tag:!arch0,{BOOT.ipxe_script}\n" in said["dnsmasq"]
+    assert "dhcp-boot=tag:arch0,undionly.kpxe," in said["dnsmasq"]
+    assert said["isc"].index('filename "undionly.kpxe"') < said["isc"].index("exists ipxe-encap")
+    tests = {c["name"]: c["test"] for c in json.loads(said["kea"])["Dhcp4"]["client-classes"]}
+    assert tests["ipxe"] == "option[175].exists and not option[93].hex == 0x0000"
+    assert tests["arch-0"] == "option[93].hex == 0x0000"
 
 
 async def test_dnsmasq_comes_back_when_killed_and_leases_stay(

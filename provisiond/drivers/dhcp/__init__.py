@@ -44,13 +44,14 @@ class BootOptions:
 
     ``programs`` maps a client architecture (DHCP option 93, RFC 4578) to a file on the TFTP server ``tftp_server``;
     ``http_programs`` maps one that boots by HTTP (16: x86-64) to a whole URL; ``ipxe_script`` is the URL that a machine already
-    running iPXE (option 175) is sent to.
+    running iPXE (option 175) is sent to, unless its architecture is in ``over_ipxe``: those get their program even so.
     """
 
     tftp_server: str
     programs: tuple[tuple[int, str], ...]
     http_programs: tuple[tuple[int, str], ...]
     ipxe_script: str
+    over_ipxe: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def configuration(
         *(_proxy(subnets) if options.proxy else _server(options, paths, subnets)),
         *_matches(boot),
         *(_services(boot) if options.proxy else _boot_files(boot)),
-        f"dhcp-boot=tag:ipxe,{_plain(boot.ipxe_script, 'the iPXE script')},provisiond,{boot.tftp_server}",
+        f"dhcp-boot={ipxe_tags(boot)},{_plain(boot.ipxe_script, 'the iPXE script')},provisiond,{boot.tftp_server}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -167,9 +167,19 @@ def _matches(boot: BootOptions) -> Iterator[str]:
         yield f"dhcp-match=set:arch{number},option:client-arch,{number}"
 
 
+def ipxe_tags(boot: BootOptions) -> str:
+    """Which machines are sent to the iPXE script."""
+    return ",".join(["tag:ipxe", *(f"tag:!arch{number}" for number in boot.over_ipxe)])
+
+
+def program_tags(boot: BootOptions, number: int) -> str:
+    """Which machines are given the program of architecture ``number``."""
+    return f"tag:arch{number}" if number in boot.over_ipxe else f"tag:!ipxe,tag:arch{number}"
+
+
 def _boot_files(boot: BootOptions) -> Iterator[str]:
     for number, program in boot.programs:
-        yield f"dhcp-boot=tag:!ipxe,tag:arch{number},{_plain(program, 'a boot program')},provisiond,{boot.tftp_server}"
+        yield f"dhcp-boot={program_tags(boot, number)},{_plain(program, 'a boot program')},provisiond,{boot.tftp_server}"
         if number == 0:  # ROMs older than RFC 4578 do not say what they are; they are BIOS
             yield f"dhcp-boot=tag:!ipxe,tag:!client-arch,{program},provisiond,{boot.tftp_server}"
     for number, url in boot.http_programs:
@@ -185,7 +195,7 @@ def _services(boot: BootOptions) -> Iterator[str]:
     for number, program in boot.programs:
         name = _plain(program, "a boot program")
         if number == 0:
-            yield f"dhcp-boot=tag:!ipxe,tag:arch0,{name},provisiond,{boot.tftp_server}"
+            yield f"dhcp-boot={program_tags(boot, 0)},{name},provisiond,{boot.tftp_server}"
         else:
             yield f"pxe-service=tag:!ipxe,{number},provisiond,{name},{boot.tftp_server}"
 

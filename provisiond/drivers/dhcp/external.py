@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from provisiond.drivers.dhcp import BootOptions, DhcpOptions, DhcpSubnet, Lease, OnLease, Reservation
+from provisiond.drivers.dhcp.dnsmasq_config import ipxe_tags, program_tags
 from provisiond.drivers.dhcp.files import ReservationFiles, checked, ipv4_only, normal_mac
 
 
@@ -74,15 +75,22 @@ def _isc(
     yield "authoritative;"
     yield f"default-lease-time {lease_seconds};"
     yield f"next-server {boot.tftp_server};"
-    yield "if exists ipxe-encap {"
+    first = "if"
+    for number, program in boot.programs:
+        if number in boot.over_ipxe:
+            yield f"{first} option client-arch = {number} {{"
+            yield f'  filename "{program}";'
+            first = "} elsif"
+    yield f"{first} exists ipxe-encap {{"
     yield f'  filename "{boot.ipxe_script}";'
     for number, url in boot.http_programs:
         yield f"}} elsif option client-arch = {number} {{"
         yield '  option vendor-class-identifier "HTTPClient";'
         yield f'  filename "{url}";'
     for number, program in boot.programs:
-        yield f"}} elsif option client-arch = {number} {{"
-        yield f'  filename "{program}";'
+        if number not in boot.over_ipxe:
+            yield f"}} elsif option client-arch = {number} {{"
+            yield f'  filename "{program}";'
     yield "}"
     for subnet in subnets:
         network = IPv4Network(subnet.cidr, strict=False)
@@ -104,11 +112,15 @@ def _kea(
     subnets: Sequence[DhcpSubnet], boot: BootOptions, held: Sequence[Reservation], lease_seconds: int
 ) -> dict[str, Any]:
     ipxe = "option[175].exists"
-    classes: list[dict[str, Any]] = [{"name": "ipxe", "test": ipxe, "boot-file-name": boot.ipxe_script}]
+    over = "".join(f" and not option[93].hex == 0x{number:04X}" for number in boot.over_ipxe)
+    classes: list[dict[str, Any]] = [
+        {"name": "ipxe", "test": ipxe + over, "boot-file-name": boot.ipxe_script}
+    ]
     for number, program in (*boot.http_programs, *boot.programs):
+        unless = "" if number in boot.over_ipxe else f"not {ipxe} and "
         entry: dict[str, Any] = {
             "name": f"arch-{number}",
-            "test": f"not {ipxe} and option[93].hex == 0x{number:04X}",
+            "test": f"{unless}option[93].hex == 0x{number:04X}",
             "boot-file-name": program,
         }
         if (number, program) in boot.http_programs:
@@ -152,10 +164,10 @@ def _dnsmasq(
 ) -> Iterator[str]:
     yield "dhcp-match=set:ipxe,175"
     yield "dhcp-ignore-clid"
-    yield f"dhcp-boot=tag:ipxe,{boot.ipxe_script}"
+    yield f"dhcp-boot={ipxe_tags(boot)},{boot.ipxe_script}"
     for number, program in boot.programs:
         yield f"dhcp-match=set:arch{number},option:client-arch,{number}"
-        yield f"dhcp-boot=tag:!ipxe,tag:arch{number},{program},provisiond,{boot.tftp_server}"
+        yield f"dhcp-boot={program_tags(boot, number)},{program},provisiond,{boot.tftp_server}"
     for number, url in boot.http_programs:
         yield f"dhcp-match=set:arch{number},option:client-arch,{number}"
         yield f"dhcp-option-force=tag:!ipxe,tag:arch{number},60,HTTPClient"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from provisiond.boot.loader import TABLE, load
+from provisiond.boot.server import boot_options
 from provisiond.config import BootSettings
 from provisiond.errors import ConfigError
 
@@ -101,3 +102,16 @@ def test_debians_packages() -> None:
         pytest.skip(f"not installed: {', '.join(sorted(absent))}")
     assert [code for code, _ in loaders.by_tftp()] == [0, 7, 9]
     assert loaders.by_tftp("grub") == ((0, "undionly.kpxe"), (7, "shimx64.efi"), (9, "shimx64.efi"))
+
+
+def test_pxelinux_goes_to_firmware_that_is_ipxe_too(tmp_path: Path) -> None:
+    """Where PXELINUX was chosen and is there, DHCP gives it to BIOS machines whose ROM is iPXE; no other kind does so."""
+    names = ("undionly.kpxe", "snponly.efi", "pxelinux.0", "shimx64.efi.signed")
+    loaders = load([folder(tmp_path, *names)])
+    assert {kind: loaders.instead_of_ipxe(kind) for kind in ("ipxe", "grub", "pxelinux")} == {
+        "ipxe": (), "grub": (), "pxelinux": (0,),
+    }  # fmt: skip
+    options = boot_options(loaders, "http://10.0.0.1:8421", "pxelinux")
+    assert (options.programs[0], options.over_ipxe) == ((0, "pxelinux.0"), (0,))
+    (tmp_path / "pxelinux.0").unlink()
+    assert load([tmp_path]).instead_of_ipxe("pxelinux") == ()
