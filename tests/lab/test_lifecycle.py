@@ -143,11 +143,11 @@ def _print_legs(lab: Lab, name: str, deployment: str = "") -> None:
 
 
 def _domains(lab: Lab) -> dict[str, str]:
-    """Name -> first boot device of every domain of the lab's hypervisor."""
+    """Name -> boot device of the next start, of every domain of the lab's hypervisor."""
     connection = libvirt.open(lab.libvirtd.uri)
     try:
         domains = connection.listAllDomains()
-        return {d.name(): d.XMLDesc().partition("<boot dev='")[2].partition("'")[0] for d in domains}
+        return {d.name(): d.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).partition("<boot dev='")[2].partition("'")[0] for d in domains}
     finally:
         connection.close()
 
