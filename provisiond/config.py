@@ -26,6 +26,9 @@ class Section(BaseModel):
 class ServerSettings(Section):
     listen: str = Field("127.0.0.1", description="Address the REST API listens on.")
     port: int = Field(8420, ge=0, le=65535, description="TCP port of the REST API; 0 takes a free one.")
+    socket: Path | None = Field(
+        None, description="Unix socket the API listens on besides, for its owner and group (mode 0660)."
+    )
     tls_cert: Path | None = Field(
         None, description="PEM certificate chain; with tls_key the API speaks HTTPS."
     )

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -185,6 +186,8 @@ async def _api_door(stack: AsyncExitStack, settings: Settings, deps: ApiDeps) ->
                 f"server.tls_cert {settings.server.tls_cert} with server.tls_key {settings.server.tls_key}: {error.strerror or error}"
             ) from error
     port = await _listen(runner, "server", settings.server.listen, settings.server.port, context)
+    if settings.server.socket:
+        await _listen_on_socket(runner, settings.server.socket)
     return f"{'https' if context else 'http'}://{_bracketed(settings.server.listen)}:{port}"
 
 
@@ -199,6 +202,17 @@ async def _listen(
             f"{section}.listen: cannot listen on {host} port {port}: {error.strerror}; is another provisiond running there?"
         ) from error
     return int(runner.addresses[0][1])
+
+
+async def _listen_on_socket(runner: web.AppRunner, path: Path) -> None:
+    """Listen on a unix socket. One left by a killed daemon is replaced; the database's lock has shown that it is no other's."""
+    try:
+        if path.is_socket():
+            path.unlink()
+        await web.UnixSite(runner, path, backlog=1024).start()
+        path.chmod(0o660)
+    except OSError as error:
+        raise ConfigError(f"server.socket: cannot listen on {path}: {error.strerror}") from error
 
 
 def _bracketed(host: str) -> str:

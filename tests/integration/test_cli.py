@@ -84,7 +84,7 @@ async def running(directory: Path) -> AsyncIterator[Lab]:
     settings = load_settings(
         overrides={
             "state": {"dir": directory},
-            "server": {"port": 0, "shutdown_seconds": 3},
+            "server": {"port": 0, "shutdown_seconds": 3, "socket": directory / "api.sock"},
             "boot": {"listen": "127.0.0.1", "http_port": 0, "tftp_listen": []},
             "dhcp": {"driver": "fake"},
             "handover": {"driver": "fake"},
@@ -273,6 +273,14 @@ async def test_exit_codes(lab: Lab) -> None:
         ended = await lab.ctl(*arguments, **env)
         assert (ended.code, ended.out) == (code, ""), arguments
         assert said in ended.err, arguments
+
+
+async def test_by_the_unix_socket(lab: Lab) -> None:
+    """On the daemon's machine a unix socket is a way in too; it asks for the token all the same, and is not for everybody."""
+    path = lab.directory / "api.sock"
+    assert (await lab.ctl("whoami", PROVISIOND_URL=f"unix://{path}")).code == 0
+    assert (await lab.ctl("whoami", PROVISIOND_URL=f"unix://{path}", PROVISIOND_TOKEN="no")).code == 4
+    assert path.stat().st_mode & 0o777 == 0o660
 
 
 async def test_what_surrounds_hosts(lab: Lab) -> None:
