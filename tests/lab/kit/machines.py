@@ -30,7 +30,10 @@ SECURE_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
 
 @dataclass
 class BareMetal:
-    """One machine. ``firmware`` is bios, uefi or uefi-secure; the disk is blank, qcow2, ``disk_gib`` GiB."""
+    """One machine. ``firmware`` is bios, uefi, uefi-http or uefi-secure; the disk is blank, qcow2, ``disk_gib`` GiB.
+
+    uefi-http is a UEFI that knows no PXE, only HTTP boot: it asks DHCP for a URL. uefi-secure boots what Microsoft signed.
+    """
 
     libvirtd: Libvirtd
     name: str
@@ -87,7 +90,11 @@ class BareMetal:
         with _open(self.libvirtd) as connection:
             domain = connection.lookupByName(self.name)
             if bool(domain.isActive()) != on:
-                domain.create() if on else domain.destroy()
+                try:
+                    domain.create() if on else domain.destroy()
+                except libvirt.libvirtError:  # someone else (provisiond, by the BMC) was quicker
+                    if bool(domain.isActive()) != on:
+                        raise
 
     def is_on(self) -> bool:
         with _open(self.libvirtd) as connection:
@@ -120,6 +127,11 @@ class BareMetal:
                 f"<loader readonly='yes' {sealed}type='pflash'>{code}</loader>"
                 f"<nvram template='{template}'>{self.nvram}</nvram>"
             )
+        no_pxe = ""
+        if self.firmware == "uefi-http":  # OVMF's own switches (OvmfPkg, PxeBcPcdProducerLib)
+            names = ("opt/org.tianocore/IPv4PXESupport", "opt/org.tianocore/IPv6PXESupport")
+            entries = "".join(f"<entry name='{name}'>n</entry>" for name in names)
+            no_pxe = f"\n  <sysinfo type='fwcfg'>{entries}</sysinfo>"
         kind = domain_type()
         cpu = (
             "<cpu mode='host-passthrough'/>"
@@ -129,7 +141,7 @@ class BareMetal:
         return f"""
 <domain type='{kind}'>
   <name>{self.name}</name><uuid>{self.uuid}</uuid>
-  <memory unit='MiB'>{self.memory_mib}</memory><vcpu>{self.vcpus}</vcpu>
+  <memory unit='MiB'>{self.memory_mib}</memory><vcpu>{self.vcpus}</vcpu>{no_pxe}
   <os>
     <type arch='x86_64' machine='{"q35" if uefi else "pc"}'>hvm</type>{loader}
     <boot dev='network'/><boot dev='hd'/>
