@@ -147,7 +147,10 @@ def _domains(lab: Lab) -> dict[str, str]:
     connection = libvirt.open(lab.libvirtd.uri)
     try:
         domains = connection.listAllDomains()
-        return {d.name(): d.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).partition("<boot dev='")[2].partition("'")[0] for d in domains}
+        return {
+            d.name(): d.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).partition("<boot dev='")[2].partition("'")[0]
+            for d in domains
+        }
     finally:
         connection.close()
 
