@@ -10,7 +10,7 @@ from pydantic import Field
 from provisiond.api.deps import ApiDeps
 from provisiond.api.hosts import Page
 from provisiond.api.problems import Refused
-from provisiond.errors import Denied, NotFound
+from provisiond.errors import Denied
 from provisiond.inventory.access import Principal
 from provisiond.inventory.fields import Line, Name, Word
 from provisiond.inventory.shapes import Architecture, Request, View
