@@ -156,7 +156,7 @@ class Machines:
 
     async def _machine(self, session: AsyncSession, host_id: str | None, mac: str, client_ip: str) -> Machine:
         policy = "ignore"
-        host = await resolve_host(session, host_id) if host_id else None
+        host = await resolve_host(session, host_id, self.world.store.known) if host_id else None
         if host is None and client_ip:
             policy = await _policy(session, client_ip)
         target = boot_target(

@@ -24,7 +24,7 @@ from provisiond.inventory.fields import check_parameters
 from provisiond.inventory.references import NOUNS, find_names
 from provisiond.inventory.resolve import PARAMETERS, group_paths
 from provisiond.inventory.shapes import Request
-from provisiond.inventory.store import EVENTS, Store
+from provisiond.inventory.store import CATALOGUE_CHANGED, EVENTS, Store
 from provisiond.inventory.subnet_rules import check_subnet_in_use
 from provisiond.inventory.tables import new_row, table, utcnow
 
@@ -225,7 +225,7 @@ async def remove(store: Store, noun: Noun, name: str, *, actor: str) -> None:
         await history.add(session, kind=f"{noun.name}.deleted", actor=actor, message=row.name)
 
     try:
-        await store.transact(work, EVENTS)
+        await store.transact(work, EVENTS, CATALOGUE_CHANGED)
     except IntegrityError:
         raise Conflict(
             f"{noun.command} {name} has just come into use; look who uses it and try again"
@@ -254,7 +254,7 @@ async def set_parameters(store: Store, parameters: Mapping[str, Any], *, actor: 
         await session.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
         await history.add(session, kind="parameters.updated", actor=actor, data={"keys": sorted(value)})
 
-    await store.transact(work, EVENTS)
+    await store.transact(work, EVENTS, CATALOGUE_CHANGED)
     return value
 
 
@@ -341,6 +341,6 @@ async def _write(
 ) -> shapes.Identified:
     """Run ``work``; where another writer was quicker with the same name, run it again, to find that and say so."""
     try:
-        return await store.transact(work, EVENTS)
+        return await store.transact(work, EVENTS, CATALOGUE_CHANGED)
     except IntegrityError:
-        return await store.transact(work, EVENTS)
+        return await store.transact(work, EVENTS, CATALOGUE_CHANGED)

@@ -16,6 +16,7 @@ from sqlalchemy import Table, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.errors import NotFound
+from provisiond.inventory.known import Known
 from provisiond.inventory.parameters import GLOBAL, Merged, merge
 from provisiond.inventory.tables import (
     Bmc,
@@ -146,25 +147,31 @@ class TokenOwner(NamedTuple):
     deployment_id: str
 
 
-async def resolve_host(session: AsyncSession, host_id: str) -> ResolvedHost:
-    """One host by its id. Raises NotFound."""
-    found = await resolve_hosts(session, [host_id])
+async def resolve_host(session: AsyncSession, host_id: str, known: Known | None = None) -> ResolvedHost:
+    """One host by its id; ``known`` as in resolve_hosts. Raises NotFound."""
+    found = await resolve_hosts(session, [host_id], known)
     if not found:
         raise NotFound("host", host_id)
     return found[0]
 
 
-async def resolve_hosts(session: AsyncSession, host_ids: Sequence[str]) -> list[ResolvedHost]:
-    """Many hosts, in the order of ``host_ids``; those that are gone are left out. At most 12 statements."""
+async def resolve_hosts(
+    session: AsyncSession, host_ids: Sequence[str], known: Known | None = None
+) -> list[ResolvedHost]:
+    """Many hosts, in the order of ``host_ids``; those that are gone are left out.
+
+    At most 12 statements; with ``known`` (Store.known) two, once the catalogue has been read.
+    """
     if not host_ids:
         return []
+    known = known or Known()
     ids = {"ids": list(host_ids)}
     split = (_split(values, _host, _bmc, _deployment) for values in await session.execute(_WIDE, ids))
     rows = {row[0].id: row for row in split}
     cards: dict[str, list[Any]] = {}
     for card in _plain(_interface, await session.execute(_CARDS, ids)):
         cards.setdefault(card.host_id, []).append(card)
-    paths = await group_paths(session, {row[0].group_id for row in rows.values()})
+    paths = await _known_paths(session, known, {row[0].group_id for row in rows.values()})
 
     def inherited(host: Any, setting: str) -> Any:
         own = getattr(host, setting)
@@ -182,11 +189,11 @@ async def resolve_hosts(session: AsyncSession, host_ids: Sequence[str]) -> list[
         }
         for host, _, _ in rows.values()
     }
-    subnets = await _by_id(session, Subnet, (c.subnet_id for group in cards.values() for c in group))
-    images = await _by_id(session, Image, (c["image_id"] for c in chosen.values()))
-    media = await _by_id(session, Medium, (c["medium_id"] for c in chosen.values()))
-    flavors = await _by_id(session, Flavor, (c["flavor_id"] for c in chosen.values()))
-    hypervisors = await _by_id(session, Hypervisor, (row[0].hypervisor_id for row in rows.values()))
+    subnets = await _by_id(session, known, Subnet, (c.subnet_id for group in cards.values() for c in group))
+    images = await _by_id(session, known, Image, (c["image_id"] for c in chosen.values()))
+    media = await _by_id(session, known, Medium, (c["medium_id"] for c in chosen.values()))
+    flavors = await _by_id(session, known, Flavor, (c["flavor_id"] for c in chosen.values()))
+    hypervisors = await _by_id(session, known, Hypervisor, (row[0].hypervisor_id for row in rows.values()))
     for host, _, _ in rows.values():
         mine = chosen[host.id]
         if mine["operating_system_id"] is None:
@@ -196,9 +203,13 @@ async def resolve_hosts(session: AsyncSession, host_ids: Sequence[str]) -> list[
         cards[host.id] = ordered
         if mine["domain_id"] is None and ordered and ordered[0].subnet_id in subnets:
             mine["domain_id"] = subnets[ordered[0].subnet_id].domain_id
-    systems = await _by_id(session, OperatingSystem, (c["operating_system_id"] for c in chosen.values()))
-    domains = await _by_id(session, Domain, (c["domain_id"] for c in chosen.values()))
-    everywhere = (await session.execute(_GLOBAL)).scalar() or {}
+    systems = await _by_id(
+        session, known, OperatingSystem, (c["operating_system_id"] for c in chosen.values())
+    )
+    domains = await _by_id(session, known, Domain, (c["domain_id"] for c in chosen.values()))
+    if known.parameters is None:
+        known.parameters = (await session.execute(_GLOBAL)).scalar() or {}
+    everywhere = known.parameters
 
     result = []
     for host_id in host_ids:
@@ -295,10 +306,21 @@ def _plain(source: Table, rows: Iterable[Any]) -> list[Any]:
     return [SimpleNamespace(**dict(zip(names, row, strict=True))) for row in rows]
 
 
-async def _by_id(session: AsyncSession, model: Any, ids: Iterable[str | None]) -> dict[str | None, Any]:
-    wanted = sorted({i for i in ids if i is not None})
-    if not wanted:
-        return {}
-    return {
-        row.id: row for row in _plain(table(model), await session.execute(_BY_ID[model], {"ids": wanted}))
-    }
+async def _by_id(
+    session: AsyncSession, known: Known, model: Any, ids: Iterable[str | None]
+) -> dict[str | None, Any]:
+    wanted = {i for i in ids if i is not None}
+    missing = sorted(i for i in wanted if (model.__tablename__, i) not in known.rows)
+    if missing:
+        for row in _plain(table(model), await session.execute(_BY_ID[model], {"ids": missing})):
+            known.rows[model.__tablename__, row.id] = row
+    return {i: known.rows[model.__tablename__, i] for i in wanted if (model.__tablename__, i) in known.rows}
+
+
+async def _known_paths(
+    session: AsyncSession, known: Known, group_ids: Iterable[str | None]
+) -> dict[str, tuple[Any, ...]]:
+    wanted = {i for i in group_ids if i is not None}
+    if missing := wanted - known.paths.keys():
+        known.paths.update(await group_paths(session, missing))
+    return {i: known.paths[i] for i in wanted}

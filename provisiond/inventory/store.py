@@ -31,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 
 import provisiond.inventory.sqlite  # noqa: F401  (registers the dialect)
 from provisiond.errors import Conflict
+from provisiond.inventory.known import Known
 from provisiond.inventory.tables import utcnow
 
 T = TypeVar("T")
@@ -38,7 +39,8 @@ log = structlog.get_logger(__name__)
 
 HOSTS = "hosts"  # some host may be due
 EVENTS = "events"  # the history grew
-TOPICS = (HOSTS, EVENTS)
+CATALOGUE_CHANGED = "catalogue"  # groups, subnets, images, global parameters ... changed
+TOPICS = (HOSTS, EVENTS, CATALOGUE_CHANGED)
 _CHANNEL = "provisiond"
 # A daemon that freezes in the middle of a transaction must not hold its locks for ever: the server ends its session.
 _POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=10s -c lock_timeout=30s"
@@ -59,6 +61,7 @@ class Store:
         self._lock_file: int | None = None
         self._write_lock = asyncio.Lock()
         self._subscribers: dict[str, set[asyncio.Event]] = {topic: set() for topic in TOPICS}
+        self.known = Known()
         self._commits = 0
         self._enough = asyncio.Event()
         self._closing = False
@@ -171,6 +174,8 @@ class Store:
 
     def wake(self, topic: str) -> None:
         """Wake everyone in this process who waits for ``topic``."""
+        if topic == CATALOGUE_CHANGED:
+            self.known = self.known.forget()
         for signal in self._subscribers.get(topic, ()):
             signal.set()
 

@@ -104,7 +104,7 @@ class Ledger:
             chosen = await self._choose(session, limit, now)
             if not chosen:
                 return []
-            hosts = await resolve_hosts(session, chosen)
+            hosts = await resolve_hosts(session, chosen, self.store.known)
             rows, events = [], []
             for host in hosts:
                 columns, told = begin(host, now)

@@ -233,7 +233,7 @@ class Reconciler:
             return None
         if settlement.write is not None or "deployment_id" in settlement.columns:
             async with self.world.store.read() as session:
-                fresh = await resolve_host(session, host.id)
+                fresh = await resolve_host(session, host.id, self.world.store.known)
             # A verb may have come in between: then this row is not the one we hold, and our next write would wrongly pass.
             if fresh is None or fresh.row.version != host.row.version + 1:
                 await self.ledger.let_go(host.id)

@@ -19,7 +19,7 @@ from sqlmodel import col, select
 from provisiond.config import Settings
 from provisiond.errors import Conflict, NotFound
 from provisiond.inventory import history
-from provisiond.inventory.store import EVENTS, Store
+from provisiond.inventory.store import CATALOGUE_CHANGED, EVENTS, Store
 from provisiond.inventory.tables import Image, Medium, OperatingSystem, new_id, utcnow
 from provisiond.media.fetch import MediaError
 from provisiond.media.images import ImageFacts, ImageRequest, add_image
@@ -122,7 +122,9 @@ class MediaJobs:
 
         async def run() -> str:
             files = await add_medium(self._settings, request, job.report)
-            await self._store.transact(lambda session: _medium_ready(session, wish, files, actor), EVENTS)
+            await self._store.transact(
+                lambda session: _medium_ready(session, wish, files, actor), EVENTS, CATALOGUE_CHANGED
+            )
             await asyncio.to_thread(forget_old, self._settings, wish.name, files.files)
             return f"checked by {files.verified_by}"
 
@@ -152,7 +154,9 @@ class MediaJobs:
                 name=request.name, operating_system_id=system_id, path=facts.path, format=facts.format, sha256=facts.sha256,
                 size=facts.size, architecture=architecture, user=user,
             )  # fmt: skip
-            await self._store.transact(lambda session: _image_ready(session, image, actor), EVENTS)
+            await self._store.transact(
+                lambda session: _image_ready(session, image, actor), EVENTS, CATALOGUE_CHANGED
+            )
             return _told(facts)
 
         self._begin(job, run, actor)

@@ -194,3 +194,18 @@ async def test_history(store: Store, host_id: str) -> None:
     rest = await history.list_events(store, host_id, page[-1].id, kind="y")
     assert [e.step for e in page + rest] == list("01234")
     assert [e.step for e in await history.list_events(store, kind="y", limit=2, newest=True)] == ["3", "4"]
+
+
+async def test_what_is_known_is_forgotten_when_it_changes(store: Store, host_id: str) -> None:
+    """A change of the catalogue is seen by the very next look; until then nothing is read twice."""
+
+    async def who() -> str:
+        async with store.read() as session:
+            return (await resolve_host(session, host_id, store.known)).parameters["global"]
+
+    assert await who() == 1
+    known = store.known
+    assert await who() == 1
+    assert store.known is known and known.paths and known.rows
+    await catalogue.set_parameters(store, {"who": "global", "global": 2}, actor="t")
+    assert await who() == 2
