@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 from sqlalchemy import select, update
@@ -39,6 +40,8 @@ class Watch:
         self._followed: dict[tuple[str, HypervisorTarget], asyncio.Task[None]] = {}
 
     async def start(self) -> None:
+        """Begin; consoles that an earlier process kept are kept on."""
+        await self._resume_consoles()
         if self.world.settings.engine.power_poll_seconds:
             self._tasks.append(asyncio.create_task(self._poll_forever(), name="watch-power"))
         self._tasks.append(asyncio.create_task(self._follow_hypervisors(), name="watch-hypervisors"))
@@ -74,7 +77,8 @@ class Watch:
         async def one(host: ResolvedHost) -> None:
             nonlocal answered
             async with gate:
-                answered += await self._poll_one(host)
+                came = await self._poll_one(host)  # before adding: others count meanwhile
+                answered += came
 
         for begin in range(0, len(ids), 200):
             async with self.world.store.read() as session:
@@ -122,6 +126,24 @@ class Watch:
             await session.execute(changed.execution_options(synchronize_session=False))
 
         await self.world.store.transact(work, EVENTS)
+
+    async def _resume_consoles(self) -> None:
+        """Of hosts in the middle of a build. Not on PostgreSQL, where the daemon that started the machine may well be alive:
+        a controller has one console."""
+        if not self.world.store.sqlite:
+            return
+        on_their_way = [str(state) for state in (State.BUILDING, State.PROVISIONED, State.CONFIGURING)]
+        async with self.world.store.read() as session:
+            found = (
+                select(col(Host.id))
+                .join(Bmc, col(Bmc.host_id) == col(Host.id))
+                .where(col(Host.state).in_(on_their_way))
+            )
+            hosts = await resolve_hosts(session, list((await session.execute(found)).scalars()))
+        for host in hosts:
+            with suppress(ConfigError):  # a driver that is gone: its steps will say so
+                if (reach := self.world.power_of(host)) is not None:
+                    self.world.consoles.follow(host, *reach)
 
     # --- hypervisors -----------------------------------------------------------------------------------
 
