@@ -57,7 +57,7 @@ docs: venv ## write the pages anew that are made from the code
 	$(PYTHON) -m provisiond.lifecycle.document > docs/lifecycle.md
 	$(PYTHON) -m provisiond.templating.reference > docs/templates/parameters.md
 	.venv/bin/provisiond check-config --document > docs/configuration.md
-	.venv/bin/typer provisiond.ctl.app utils docs --name provisionctl --output docs/cli.md
+	.venv/bin/typer provisiond.ctl.app utils docs --name provisionctl --output docs/cli-reference.md
 
 demo: venv ## bring two machines to service here, before your eyes, and leave everything running
 	@$(PYTHON) -m tests.lab.demo
