@@ -21,13 +21,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 class Parameter(BaseModel):
-    """One parameter of a template. Without ``default`` a host must have it; ``choices`` are the only values taken."""
+    """One parameter of a template. ``choices`` are the only values taken; ``nullable`` ones take null beside a default of their own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["string", "integer", "boolean", "list", "mapping"]
     default: Any = None
     required: bool = False
+    nullable: bool = False
     choices: tuple[str | int, ...] = ()
     about: str = Field(min_length=1)
 
@@ -38,9 +39,10 @@ class Parameter(BaseModel):
         return self
 
     def check(self, value: Any) -> str:
-        """What is wrong with ``value``, as the end of a sentence; empty when it fits. Null fits where it is the default."""
+        """What is wrong with ``value``, as the end of a sentence; empty when it fits. Null fits where it is the default, too."""
         if value is None:
-            return "" if self.default is None and not self.required else f"must be a {self.type}, not null"
+            fits = self.nullable or (self.default is None and not self.required)
+            return "" if fits else f"must be a {self.type}, not null"
         if not isinstance(value, _TYPES[self.type]) or (isinstance(value, bool) and self.type != "boolean"):
             return f"must be a {self.type}, not {type(value).__name__}"
         if self.choices and value not in self.choices:

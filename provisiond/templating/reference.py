@@ -32,9 +32,8 @@ def _parameters(catalogue: Catalogue) -> Iterator[str]:
         for parameter in {p.model_dump_json(): p for _, p in places}.values():
             where = ", ".join(f"`{path}`" for path, p in places if p == parameter)
             default = "(required)" if parameter.required else f"`{json.dumps(parameter.default)}`"
-            kind = parameter.type + (
-                ": " + ", ".join(map(str, parameter.choices)) if parameter.choices else ""
-            )
+            kind = parameter.type + (" or null" if parameter.nullable else "")
+            kind += (": " + ", ".join(map(str, parameter.choices))) if parameter.choices else ""
             yield f"| `{name}` | {kind} | {default} | {_cell(parameter.about)} | {where} |"
 
 

@@ -60,6 +60,20 @@ def test_wrong_headers(text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_null_fits_wherever_its_description_says_so() -> None:
+    """Every shipped parameter that explains what null does takes null; one without says that it does not."""
+    parameters = [
+        (path, name, parameter)
+        for path, header in read_directory(shipped_directory()).headers.items()
+        for name, parameter in header.parameters.items()
+    ]
+    explained = [(path, name) for path, name, p in parameters if "null" in p.about]
+    assert ("preseed/debian-12.cfg.j2", "security_mirror") in explained
+    assert [(path, name) for path, name, p in parameters if "null" in p.about and p.check(None)] == []
+    timezone = next(parameter for _, name, parameter in parameters if name == "timezone")
+    assert timezone.check(None) == "must be a string, not null"
+
+
 def test_find_takes_the_closest_version() -> None:
     """The longest matching version wins, then the family, then a template for anything."""
     catalogue = Catalogue.of(
@@ -163,6 +177,8 @@ async def test_renderings(store: Store) -> None:
     assert "http://10.0.0.1:8421/boot/tok/built" in text and "ssh-ed25519 AAAA daemon" in text
     await renderings.check(host, "http://10.0.0.1:8421")
     await renderings.check(make_host(image=IMAGE), "http://10.0.0.1:8421")
+    bare = make_host(medium=DEBIAN_MEDIUM, security_mirror=None, serial_console=None)
+    await renderings.check(bare, "http://10.0.0.1:8421")
     assert (await renderings.render_machine("ipxe-entry", "http://10.0.0.1:8421/boot")).startswith("#!ipxe\n")
     with pytest.raises(
         RenderError, match=r"no kickstart template for debian-12 \(debian 12\), which host web01"
