@@ -11,8 +11,8 @@ from provisiond.templating.headers import Parameter
 
 HEAD = """# Template parameters
 
-Made from the headers of the shipped templates by `python -m provisiond.templating.reference`; do not edit. A parameter is set on a host, a group, a subnet, a
-domain, an operating system or globally; what is nearest to the host wins.
+Made from the headers of the shipped templates by `python -m provisiond.templating.reference`; do not edit. A parameter is set on a
+host, a group, a subnet, a domain, an operating system or globally; what is nearest to the host wins.
 """
 
 
