@@ -54,14 +54,20 @@ class Creates:
         return await wish.made
 
     async def _run(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(PAUSE if self._crowd else 0)
-            batch = self._take()
-            self._crowd = len(batch) > 1 or bool(self._waiting)
-            if len(batch) == 1 or not await self._together(batch):
-                for wish in batch:
-                    await self._alone(wish)
-        self._task = None
+        batch: list[_Wish] = []
+        try:
+            while self._waiting:
+                await asyncio.sleep(PAUSE if self._crowd else 0)
+                batch = self._take()
+                self._crowd = len(batch) > 1 or bool(self._waiting)
+                if len(batch) == 1 or not await self._together(batch):
+                    for wish in batch:
+                        await self._alone(wish)
+        finally:
+            self._task = None
+            for wish in (*batch, *self._waiting):  # none are left, but where we were cancelled
+                wish.made.cancel()
+            self._waiting.clear()
 
     def _take(self) -> list[_Wish]:
         """The next requests of one actor, in their order."""
