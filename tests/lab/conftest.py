@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     need("ip", "libvirtd", "qemu-system-x86_64", "dnsmasq", "ipmi_sim", "mmdebstrap")
     reap()
     # below /tmp whatever TMPDIR says: a socket's path ends after 107 bytes
-    place = Lab(Path(tempfile.mkdtemp(prefix="pvlab-", dir="/tmp")))
+    place = Lab(Path(tempfile.mkdtemp(prefix=f"pvlab-{os.getpid()}-", dir="/tmp")))
     failed = request.session.testsfailed
     try:
         yield place.up(lambda text: print(f"  lab: {text}", flush=True))

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from tests.lab.kit.lab import Lab
 from tests.lab.kit.libvirtd import Libvirtd, domain_type
-from tests.lab.kit.netns import Netns, end, reap
+from tests.lab.kit.netns import RUN, Netns, end, reap
 
 ROOT = Path("/var/lib/provisiond-demo")
 NAME = "provisiond-demo"
@@ -87,9 +89,13 @@ def clean(*, loud: bool) -> None:
     namespace.down()
     shutil.rmtree(ROOT, ignore_errors=True)
     left = reap()
-    for path in Path("/tmp").glob("pvlab-*"):  # directories of test runs whose namespace is gone
-        if not Libvirtd.attach(path / "lv").pids():
+    for path in Path("/tmp").glob("pvlab-*"):  # what test runs that were killed left
+        maker = re.fullmatch(r"pvlab-(\d+)-\w+", path.name)
+        if maker and not Path(f"/proc/{maker[1]}").exists():
+            Libvirtd.attach(path / "lv").stop()
             shutil.rmtree(path, ignore_errors=True)
+    if RUN.is_mount() and not any(RUN.iterdir()):  # `ip netns` mounts it over itself for the first namespace
+        subprocess.run(["umount", RUN], check=False)
     if loud:
         console.print(
             "the demo is gone" if found else "no demo was there", *[f"; removed {name}" for name in left]
@@ -108,7 +114,9 @@ def _bring_up(lab: Lab) -> None:
             now = time.monotonic()
             if last[1]:
                 progress.console.print(
-                    f"  [green]✓[/] {escape(str(last[1]))} [dim]({now - float(last[0]):.1f} s)[/]"
+                    f"  [green]✓[/] [dim]{now - float(last[0]):5.1f} s[/] {escape(str(last[1]))}",
+                    no_wrap=True,
+                    overflow="ellipsis",
                 )
             last[:] = [now, text]
             progress.update(task, description=escape(text))
@@ -185,7 +193,9 @@ def _show(screen: Console, event: dict[str, Any]) -> None:
     took = f" [dim]({event['duration_ms'] / 1000:.1f} s)[/]" if event["duration_ms"] else ""
     style = "red" if "fail" in event["kind"] else "cyan" if event["kind"].startswith("callback") else "white"
     screen.print(
-        f"  [dim]{at}[/] {event['host']:<7} [{style}]{event['kind']:<18}[/] {event['step']:<10} {text}{took}"
+        f"  [dim]{at}[/] {event['host']:<7} [{style}]{event['kind']:<18}[/] {event['step']:<10} {text}{took}",
+        no_wrap=True,
+        overflow="ellipsis",
     )
 
 
@@ -224,7 +234,7 @@ def _tell(lab: Lab, seconds: float) -> None:
 Everything runs on. Look around:
   scripts/demo-ctl host list                    provisionctl, inside the demo's network
   scripts/demo-ctl host history metal1          every step, with its time
-  scripts/demo-ctl host console metal1          what its serial port said
+  scripts/demo-ctl host console vm1             what its serial port said
   scripts/demo-ctl host rebuild vm1 --wait      once more, before your eyes
   ip netns exec {NAME} ssh -i {key} root@{address}
   {lab.daemon.log_file}             the daemon's log
