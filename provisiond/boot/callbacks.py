@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 
 from provisiond.boot.machines import BootWorld
+from provisiond.boot.paths import without_token
 from provisiond.lifecycle import signals
 
 log = structlog.get_logger(__name__)
@@ -52,10 +53,12 @@ async def fields(request: web.Request) -> Fields:
 
 
 def text(given: Fields, name: str, limit: int) -> str:
-    """One field as text without control characters (but line breaks and tabs), its last ``limit`` characters."""
+    """One field as text without control characters (but line breaks and tabs) and boot tokens, its last ``limit`` characters."""
     value = given.get(name, "")
     joined = "\n".join(value) if isinstance(value, list) else value
-    return _CONTROL.sub("?", joined.replace("\r\n", "\n").replace("\x00", ""))[-limit:]
+    shown = _CONTROL.sub("?", joined.replace("\r\n", "\n").replace("\x00", ""))
+    # installers log their kernel's arguments and the commands they run
+    return without_token(shown)[-limit:]
 
 
 def host_keys(given: Fields) -> list[str]:
