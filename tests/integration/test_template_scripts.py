@@ -174,14 +174,21 @@ def test_late_command_that_fails(machines: Machines, installer: Path) -> None:
 def test_early_command_watches_the_installer(machines: Machines, installer: Path) -> None:
     """It returns at once; when a step of the installer fails later, that is reported with the step's name and the log."""
     began = time.monotonic()
+    command = preseed_command("early_command", machines, installer)
+    # as the real installer does: its log holds the very words the watcher looks for
+    (installer / "syslog").write_text(
+        f"preseed: running preseed command preseed/early_command: {command[-1]}\n"
+    )
     process = subprocess.Popen(
-        preseed_command("early_command", machines, installer),
+        command,
         env={"PATH": str(installer / "bin")},
         start_new_session=True,
     )
     try:
         assert process.wait(10) == 0 and time.monotonic() - began < 8
         assert machines.wait("progress")["percent"] == "5"
+        time.sleep(6)  # it looks every 5 s
+        assert [name for name, _ in machines.heard] == ["progress"]
         with (installer / "syslog").open("a") as log:
             log.write(ODD + "main-menu[123]: WARNING **: Menu item 'partman-base' failed.\n")
         told = machines.wait("failed")
