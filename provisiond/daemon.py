@@ -114,7 +114,7 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
         await watch.start()
         stack.push_async_callback(watch.stop)
         checks["engine"] = _engine_check(reconciler)
-        metrics.source("engine", lambda: {"busy": reconciler.busy, "stale_writes": reconciler.counters.stale})
+        metrics.source("engine", lambda: {"busy": reconciler.busy, "stale_writes": reconciler.stale})
 
         jobs = MediaJobs(settings, store)
         stack.push_async_callback(jobs.close)

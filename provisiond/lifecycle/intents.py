@@ -13,13 +13,13 @@ from provisiond.inventory.store import EVENTS, HOSTS, Store
 from provisiond.inventory.tables import utcnow
 from provisiond.lifecycle import rows
 from provisiond.lifecycle.path import retry_step
-from provisiond.lifecycle.table import TRANSITIONS, WANTED_LATER, State, Verb, allowed
+from provisiond.lifecycle.table import RESTING, TRANSITIONS, WANTED_LATER, State, Verb, allowed
 
 __all__ = ["Verb", "request", "set_lock", "set_maintenance", "set_power"]
 
 POWER_ACTIONS = frozenset({"on", "off", "cycle", "reset"})
 _POWER_STATES = frozenset({State.ENROLLED, State.READY, State.ACTIVE})
-_GUARDED = frozenset({Verb.REBUILD, Verb.RELEASE, Verb.RETIRE, Verb.BUILD})
+_GUARDED = frozenset({Verb.REBUILD, Verb.RELEASE, Verb.RETIRE, Verb.BUILD, Verb.CANCEL, Verb.CONFIGURE})
 
 
 async def request(
@@ -43,6 +43,8 @@ async def request(
             await _retry(session, host, actor, cause)
             return
         _refuse_if_guarded(host, verb)
+        if verb == Verb.CANCEL and await _cancelled_gently(session, host, actor, cause):
+            return
         target = TRANSITIONS.get((state, verb))
         if target is None and verb in WANTED_LATER.get(state, ()):
             await rows.move_host(session, host.id, utcnow(), wanted=str(verb))
@@ -99,7 +101,10 @@ async def set_power(store: Store, name: str, action: str, *, actor: str, cause: 
         await history.add(
             session, host=host, kind="intent.power", actor=actor, cause=cause, data={"action": action}
         )
-        await rows.move_host(session, host.id, utcnow(), power_wanted=action)
+        cleared = (
+            {"attempts": 0, "failure": None, "failure_kind": None} if State(host.state) in RESTING else {}
+        )
+        await rows.move_host(session, host.id, utcnow(), power_wanted=action, **cleared)
 
     await store.transact(work, HOSTS, EVENTS)
 
@@ -122,7 +127,8 @@ async def set_maintenance(store: Store, name: str, reason: str, *, actor: str) -
         host = await _locked_row(session, name)
         kind = "host.maintenance" if reason else "host.maintenance_over"
         await history.add(session, host=host, kind=kind, actor=actor, message=reason)
-        await rows.move_host(session, host.id, utcnow(), maintenance=reason)
+        stands = host.failure is not None and host.due_at is None
+        await rows.move_host(session, host.id, None if stands else utcnow(), maintenance=reason)
 
     await store.transact(work, HOSTS, EVENTS)
 
@@ -151,6 +157,23 @@ def _refuse_if_guarded(host: Any, verb: Verb) -> None:
         raise Conflict(
             f"host {host.name} is in maintenance ({host.maintenance}); end it first: provisionctl host maintenance {host.name} --off"
         )
+
+
+async def _cancelled_gently(session: AsyncSession, host: Any, actor: str, cause: str) -> bool:
+    """What can be called off without taking the host apart: a build that only waits, a handover of a host that was in service."""
+    state = State(host.state)
+    if state in WANTED_LATER and host.wanted is not None:
+        change: dict[str, Any] = {"wanted": None}
+    elif (
+        state == State.CONFIGURING
+        and (await rows.deployment(session, host.deployment_id)).outcome == "active"
+    ):
+        change = {"wanted": str(Verb.CANCEL), "attempts": 0, "failure": None, "failure_kind": None}
+    else:
+        return False
+    await history.add(session, host=host, kind="intent.cancel", actor=actor, cause=cause)
+    await rows.move_host(session, host.id, utcnow(), **change)
+    return True
 
 
 async def _end_deployment(session: AsyncSession, host: Any, verb: Verb) -> None:

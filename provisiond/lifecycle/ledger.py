@@ -7,7 +7,7 @@ loses its write. Outcomes of many hosts that are ready at once share a transacti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,10 +25,10 @@ HOST = table(Host)
 EVENT = table(Event)
 
 SETTLED = (
-    "state", "step", "state_since", "step_since", "deadline_at", "attempts", "failure", "failure_kind", "power", "power_seen_at",
+    "state", "step", "state_since", "step_since", "deadline_at", "attempts", "failure", "failure_kind",
     "power_wanted", "wanted", "deployment_id",
 )  # fmt: skip
-"""The columns a settlement writes, always all of them, so that many hosts' go in one statement."""
+"""The columns a settlement writes, always all of them, so that many hosts' go in one statement (power apart, see _SEEN)."""
 
 _CLAIM_LOCK = 0x70726F76  # an arbitrary number of ours for PostgreSQL's advisory locks
 
@@ -44,6 +44,14 @@ _SETTLE = (
         lease_owner=bindparam("b_owner", type_=HOST.c.lease_owner.type),
         lease_expires=bindparam("b_expires", type_=HOST.c.lease_expires.type),
         **{name: bindparam(f"b_{name}", type_=HOST.c[name].type) for name in SETTLED},
+    )
+)
+_SEEN = (  # apart, as what somebody else saw meanwhile must not be overwritten with what was known before
+    update(HOST)
+    .where(HOST.c.id == bindparam("b_id"))
+    .values(
+        power=bindparam("b_power", type_=HOST.c.power.type),
+        power_seen_at=bindparam("b_at", type_=HOST.c.power_seen_at.type),
     )
 )
 _CLAIM = (
@@ -93,15 +101,18 @@ class Ledger:
         """The database's time as last compared with this machine's clock."""
         return utcnow() + self._skew
 
-    async def claim(self, limit: int, begin: Begin) -> list[ResolvedHost]:
-        """Lease up to ``limit`` due hosts and begin their steps, in one transaction."""
+    async def claim(self, limit: int, begin: Begin, besides: Collection[str] = ()) -> list[ResolvedHost]:
+        """Lease up to ``limit`` due hosts and begin their steps, in one transaction.
+
+        ``besides`` are hosts still in work here: were their leases to run out, they would not be taken a second time.
+        """
         ids = await self._due(limit)
         if not ids:
             return []
 
         async def work(session: AsyncSession) -> list[ResolvedHost]:
             now = await self._read_clock(session)
-            chosen = await self._choose(session, limit, now)
+            chosen = await self._choose(session, limit, now, besides)
             if not chosen:
                 return []
             hosts = await resolve_hosts(session, chosen, self.store.known)
@@ -138,7 +149,9 @@ class Ledger:
         free = or_(HOST.c.lease_owner.is_(None), HOST.c.lease_expires < now)
         return and_(HOST.c.due_at <= now, free, HOST.c.maintenance == "")
 
-    async def _choose(self, session: AsyncSession, limit: int, now: datetime) -> list[str]:
+    async def _choose(
+        self, session: AsyncSession, limit: int, now: datetime, besides: Collection[str]
+    ) -> list[str]:
         """Due hosts by priority and age, no more per limit key than its limit."""
         if not self.store.sqlite:
             await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CLAIM_LOCK})
@@ -158,6 +171,8 @@ class Ledger:
             found = found.with_for_update(skip_locked=True)
         chosen = []
         for host_id, key in await connection.execute(found):
+            if host_id in besides:
+                continue
             if key is not None:
                 if busy.get(key, 0) >= self._limit(key):
                     continue
@@ -207,6 +222,11 @@ class Ledger:
     async def _store(self, batch: Sequence[Settlement]) -> None:
         now = self.now()
         rows = sorted((self._row(one, now) for one in batch), key=lambda row: row["b_id"])
+        seen = [
+            {"b_id": one.host.id, "b_power": one.columns["power"], "b_at": one.columns["power_seen_at"]}
+            for one in batch
+            if "power" in one.columns
+        ]
         events = [event for one in batch for event in one.events]
 
         async def work(session: AsyncSession) -> None:
@@ -216,6 +236,8 @@ class Ledger:
             )  # hosts' rows first, as everywhere: no deadlock with a callback
             if result.rowcount != len(rows):
                 raise StaleWrite("a host moved on while its step ran")
+            if seen:
+                await connection.execute(_SEEN, seen)
             for one in batch:
                 if one.write is not None:
                     await one.write(session)

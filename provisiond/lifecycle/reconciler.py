@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -31,13 +27,13 @@ from provisiond.errors import (
     RenderError,
     Unsupported,
 )
-from provisiond.inventory import history
 from provisiond.inventory.resolve import ResolvedHost, resolve_host
 from provisiond.inventory.store import HOSTS
-from provisiond.lifecycle.ledger import Ledger, Settlement
-from provisiond.lifecycle.outcome import Complete, Continue, Failed, Outcome, Step
-from provisiond.lifecycle.path import find_step, next_step
-from provisiond.lifecycle.table import DONE, RESTING, TRANSITIONS, State, Verb, limit_of
+from provisiond.lifecycle import settlement
+from provisiond.lifecycle.ledger import Ledger
+from provisiond.lifecycle.outcome import Complete, Failed, Outcome, Step
+from provisiond.lifecycle.path import find_step
+from provisiond.lifecycle.table import State
 from provisiond.lifecycle.world import World
 
 log = structlog.get_logger(__name__)
@@ -51,22 +47,6 @@ def daemon_id() -> str:
     return f"{socket.gethostname()[:30]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
 
 
-@dataclass
-class Counters:
-    """Figures for /metrics: per (state, step) how many runs ended how, and the seconds they took."""
-
-    ended: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    stale: int = 0
-
-    def count(self, state: str, step: str, result: str, seconds: float) -> None:
-        key = (state, step, result)
-        self.ended[key] = self.ended.get(key, 0) + 1
-        total = self.seconds.setdefault((state, step), [0, 0.0])
-        total[0] += 1
-        total[1] += seconds
-
-
 class Reconciler:
     """Moves every host towards what was asked of it."""
 
@@ -78,7 +58,7 @@ class Reconciler:
         self.ledger = Ledger(
             world.store, self.owner, lease_seconds=self.settings.lease_seconds, limits=limits
         )
-        self.counters = Counters()
+        self.stale = 0  # writes refused because somebody else had changed the host
         self.looked_at = time.monotonic()
         self._boundary = boundary or (lambda _when, _host, _step: None)
         self._working: dict[str, asyncio.Task[None]] = {}
@@ -103,6 +83,8 @@ class Reconciler:
         """Claim no more, let running steps end for ``seconds``, then break them off; their hosts are free for the next daemon."""
         self._stopping = True
         self._signal.set()
+        if self._tasks:  # a claim that is under way ends first, and gives back what it took
+            await asyncio.wait(self._tasks[-1:], timeout=seconds)
         working = list(self._working.values())
         if working:
             await asyncio.wait(working, timeout=seconds)
@@ -129,11 +111,15 @@ class Reconciler:
             free = self.settings.workers - len(self._working)
             try:
                 if free > 0:
-                    claimed = await self.ledger.claim(free, self._begin)
+                    claimed = await self.ledger.claim(free, settlement.begin, besides=self._working)
                 pause = 0.0 if claimed else await self._pause()
             except Exception:
                 log.exception("engine.claim_failed")
                 pause = self.settings.sweep_seconds
+            if self._stopping:
+                for host in claimed:
+                    await self.ledger.let_go(host.id)
+                return
             for host in claimed:
                 task = asyncio.create_task(self._work(host), name=f"work-{host.name}")
                 self._working[host.id] = task
@@ -170,31 +156,6 @@ class Reconciler:
 
     # --- one host -------------------------------------------------------------------------------------------
 
-    def _begin(self, host: ResolvedHost, now: datetime) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """At the claim: at which step the host stands, since when, until when; and the events of that."""
-        row = host.row
-        state = State(row.state)
-        step = find_step(host, state, row.step)
-        events = []
-        if row.lease_owner is not None and row.step:
-            events.append(
-                self._event(
-                    host,
-                    "step.interrupted",
-                    message="the daemon that worked on it died or lost its lease",
-                    cause=row.lease_owner,
-                )
-            )
-        name = step.name if step else ""
-        fresh = row.step_since is None or name != row.step
-        if step is not None and (fresh or row.attempts or events):
-            events.append(self._event(host, "step.started", step=name, attempt=row.attempts + 1))
-        deadline = row.deadline_at
-        if deadline is None and state not in RESTING:
-            limit = limit_of(state, host.parameters)
-            deadline = now + limit if limit and step else None
-        return {"step": name, "step_since": now if fresh else row.step_since, "deadline_at": deadline}, events
-
     async def _work(self, host: ResolvedHost) -> None:
         """Run the host's steps one after another, until it is parked, at rest, failed, or somebody else's."""
         try:
@@ -218,20 +179,18 @@ class Reconciler:
             outcome: Outcome = Complete()
         else:
             self._boundary("before", host, step.name)
-            begun = time.monotonic()
             outcome = await self._run(step, host, state)
-            self.counters.count(state, step.name, type(outcome).__name__.lower(), time.monotonic() - begun)
             self._boundary("after", host, step.name)
-        settlement = self._settlement(host, state, step, outcome)
-        if not await self.ledger.settle(settlement):
-            self.counters.stale += 1
+        told = settlement.of(host, state, step, outcome, self.ledger.now(), self.settings)
+        if not await self.ledger.settle(told):
+            self.stale += 1
             log.info("engine.stale", host=host.name, state=str(state), step=host.row.step)
             await self.ledger.let_go(host.id)
             return None
         self._boundary("stored", host, step.name if step else "")
-        if not settlement.keep:
+        if not told.keep:
             return None
-        if settlement.write is not None or "deployment_id" in settlement.columns:
+        if told.write is not None or "deployment_id" in told.columns:
             async with self.world.store.read() as session:
                 fresh = await resolve_host(session, host.id, self.world.store.known)
             # A verb may have come in between: then this row is not the one we hold, and our next write would wrongly pass.
@@ -239,14 +198,15 @@ class Reconciler:
                 await self.ledger.let_go(host.id)
                 return None
             return fresh
-        return host.with_row(version=host.row.version + 1, **settlement.columns)
+        return host.with_row(version=host.row.version + 1, **told.columns)
 
     async def _run(self, step: Step, host: ResolvedHost, state: State) -> Outcome:
         """The step's own answer, or a Failed made of what it raised or of its time being up."""
         deadline = host.row.deadline_at
         if deadline is not None and self.ledger.now() >= deadline:
+            last = f" (its last trouble: {host.row.failure})" if host.row.failure else ""
             return Failed(
-                f"host {host.name} was {state} longer than its time limit and stood at {step.name}; see its history and console, "
+                f"host {host.name} was {state} longer than its time limit and stood at {step.name}{last}; see its history and console, "
                 f"then 'provisionctl host retry {host.name}' or 'provisionctl host cancel {host.name}'",
                 retryable=False, kind="timeout",
             )  # fmt: skip
@@ -272,123 +232,3 @@ class Reconciler:
         except Exception as error:
             log.exception("engine.step_broke", host=host.name, state=str(state), step=step.name)
             return Failed(f"step {step.name} broke: {type(error).__name__}; see the daemon's log", kind="bug")
-
-    # --- what an outcome means for the row --------------------------------------------------------------------
-
-    def _settlement(
-        self, host: ResolvedHost, state: State, step: Step | None, outcome: Outcome
-    ) -> Settlement:
-        now = self.ledger.now()
-        events = [
-            self._event(host, note.kind, message=note.message, data=dict(note.data)) for note in outcome.notes
-        ]
-        columns: dict[str, Any] = dict(outcome.host)
-        if isinstance(outcome, Complete):
-            columns |= {"attempts": 0, "failure": None, "failure_kind": None}
-            if step is not None:
-                events.append(self._ended(host, "step.ended", now, outcome.message))
-            due, keep = self._advance(host, state, columns, events, now)
-        elif isinstance(outcome, Failed):
-            due, keep = self._fail(host, state, outcome, columns, events, now), False
-        else:
-            assert isinstance(outcome, Continue)
-            columns |= {"attempts": 0, "failure": None, "failure_kind": None}
-            later = now + timedelta(seconds=outcome.after) if outcome.after is not None else None
-            due, keep = _earlier(later, host.row.deadline_at), False
-        return Settlement(host, columns, due, keep, events, outcome.write)
-
-    def _advance(
-        self,
-        host: ResolvedHost,
-        state: State,
-        columns: dict[str, Any],
-        events: list[dict[str, Any]],
-        now: datetime,
-    ) -> tuple[datetime | None, bool]:
-        """The step is complete: on to the next one, or, past the last, along the table to the next state."""
-        at, here, after = host.with_row(**columns), state, host.row.step
-        while True:
-            following = next_step(at, here, after)
-            if following is not None:
-                columns |= {"step": following.name, "step_since": now}
-                at = host.with_row(**columns)
-                if here not in RESTING and at.row.deadline_at is None:
-                    limit = limit_of(here, host.parameters)
-                    columns["deadline_at"] = now + limit if limit else None
-                events.append(self._event(at, "step.started", step=following.name, attempt=1))
-                return now, True
-            verb = str(at.row.wanted) if here == State.READY and at.row.wanted else DONE
-            target = TRANSITIONS.get((here, verb))
-            if target is None or (here in RESTING and verb == DONE):
-                columns |= {"step": "", "step_since": None, "deadline_at": None}
-                return None, False
-            data = {"from": str(here), "to": str(target)}
-            events.append(self._event(at, "state.changed", cause=verb, data=data))
-            columns |= {
-                "state": str(target),
-                "step": "",
-                "step_since": None,
-                "state_since": now,
-                "deadline_at": None,
-            }
-            if verb == Verb.BUILD:
-                columns |= {"wanted": None, "deployment_id": None}
-            at, here, after = host.with_row(**columns), target, ""
-
-    def _fail(
-        self,
-        host: ResolvedHost,
-        state: State,
-        outcome: Failed,
-        columns: dict[str, Any],
-        events: list[dict[str, Any]],
-        now: datetime,
-    ) -> datetime | None:
-        attempts = host.row.attempts + 1
-        final = not outcome.retryable or attempts >= self.settings.max_attempts
-        columns |= {"attempts": attempts, "failure": outcome.message, "failure_kind": outcome.kind}
-        if final and state in RESTING:
-            columns |= {"power_wanted": None, "step": "", "step_since": None}
-        due = (
-            None
-            if final
-            else _earlier(now + timedelta(seconds=self._back_off(attempts)), host.row.deadline_at)
-        )
-        data: Mapping[str, Any] = {"final": final, "kind": outcome.kind} | (
-            {"retry_at": due.isoformat()} if due else {}
-        )
-        events.append(self._ended(host, "step.failed", now, outcome.message, data))
-        return due
-
-    def _back_off(self, attempts: int) -> float:
-        """Doubling pauses with jitter, so that hosts that failed together do not come back together."""
-        pause = min(self.settings.backoff_max_seconds, self.settings.backoff_seconds * 2.0 ** (attempts - 1))
-        return pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
-
-    def _ended(
-        self,
-        host: ResolvedHost,
-        kind: str,
-        now: datetime,
-        message: str,
-        data: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        since = host.row.step_since
-        took = max(0, int((now - since).total_seconds() * 1000)) if since else None
-        return self._event(
-            host,
-            kind,
-            message=message,
-            duration_ms=took,
-            attempt=host.row.attempts + 1,
-            data=dict(data or {}),
-        )
-
-    @staticmethod
-    def _event(host: ResolvedHost, kind: str, **more: Any) -> dict[str, Any]:
-        return history.line(host=host, kind=kind, **{"actor": "engine", **more})
-
-
-def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
-    known = [time for time in (one, other) if time is not None]
-    return min(known) if known else None

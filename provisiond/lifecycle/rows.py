@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from provisiond.inventory.tables import Deployment, Host, table
+from provisiond.inventory.tables import Deployment, Host, table, utcnow
 
 _HOST, _DEPLOYMENT = table(Host), table(Deployment)
 _FIND = (
@@ -55,13 +55,13 @@ async def wake_host(session: AsyncSession, host_id: str, now: datetime) -> None:
     await (await session.connection()).execute(_WAKE_HOST, {"b_id": host_id, "due_at": now})
 
 
-async def move_host(session: AsyncSession, host_id: str, now: datetime, **columns: Any) -> None:
-    """Change what the engine works by: whoever works on the host loses its write, and it is due.
+async def move_host(session: AsyncSession, host_id: str, due: datetime | None, **columns: Any) -> None:
+    """Change what the engine works by: whoever works on the host loses its write, and it is ``due`` then (None: not by itself).
 
     The lease stays, so that nobody else begins before its holder has let go.
     """
     await (await session.connection()).execute(
-        _ENTER_HOST, {"b_id": host_id, "due_at": now, "updated_at": now, **columns}
+        _ENTER_HOST, {"b_id": host_id, "due_at": due, "updated_at": utcnow(), **columns}
     )
 
 

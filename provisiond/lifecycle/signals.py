@@ -44,7 +44,7 @@ async def boot_asked(store: Store, host_id: str, deployment_id: str, what: str, 
                 session, host, deployment, "boot.loop", f"{count} boots in one build", {"boots": count}
             )
 
-    await _deliver(store, deployment_id, tell)
+    await _deliver(store, deployment_id, tell, revive=False)
     return count
 
 
@@ -115,8 +115,13 @@ async def renew_token(store: Store, deployment_id: str, minutes: float) -> None:
 Tell = Callable[[AsyncSession, Any, Any], Awaitable[None]]
 
 
-async def _deliver(store: Store, deployment_id: str, tell: Tell, *, wake: bool = True) -> None:
-    """Lock the host's row, tell, and make the host due. A deployment that ended, or is unknown, is left as it is."""
+async def _deliver(
+    store: Store, deployment_id: str, tell: Tell, *, wake: bool = True, revive: bool = True
+) -> None:
+    """Lock the host's row, tell, and make the host due. A deployment that ended, or is unknown, is left as it is.
+
+    ``revive`` False leaves a host alone whose failure stands: a looping machine must not have its step tried at each boot.
+    """
 
     async def work(session: AsyncSession) -> None:
         host = await rows.lock_host_of(session, deployment_id)
@@ -126,7 +131,8 @@ async def _deliver(store: Store, deployment_id: str, tell: Tell, *, wake: bool =
         if deployment.ended_at is not None:
             return
         await tell(session, host, deployment)
-        if wake:
+        stands = host.failure is not None and host.due_at is None
+        if wake and (revive or not stands):
             await rows.wake_host(session, host.id, utcnow())
 
     await store.transact(work, *((HOSTS, EVENTS) if wake else (EVENTS,)))

@@ -74,7 +74,7 @@ async def reserve(host: ResolvedHost, world: World) -> Outcome:
     """Gives the machine's MAC its address in DHCP."""
     reserved = []
     for interface in host.interfaces:
-        if interface.ip and interface.subnet:
+        if interface.ip and interface.subnet and ":" not in interface.ip:  # the servers we drive speak DHCPv4
             await world.dhcp.reserve(
                 Reservation(interface.mac, interface.ip, host.name, interface.subnet.name)
             )

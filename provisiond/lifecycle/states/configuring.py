@@ -9,6 +9,7 @@ from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import utcnow
 from provisiond.lifecycle import rows
 from provisiond.lifecycle.outcome import Complete, Continue, Failed, Note, Outcome, Step, Write
+from provisiond.lifecycle.table import Verb
 from provisiond.lifecycle.world import World
 
 POLL_SECONDS = 2.0
@@ -19,6 +20,10 @@ async def handover(host: ResolvedHost, world: World) -> Outcome:
     name, driver = world.handover_of(host)
     deployment = host.deployment
     assert deployment is not None
+    if host.row.wanted == Verb.CANCEL:
+        if driver is not None:
+            await driver.cancel(run_key(host))
+        return Complete(f"{name} called off; the host stays in service", host={"wanted": None})
     if driver is None:
         world.consoles.leave(host.id)
         return Complete("no handover wanted", write=_end(deployment.id, {}))

@@ -142,7 +142,7 @@ async def test_cancel_in_the_middle_of_a_step(make_rig: MakeRig) -> None:
     await intents.request(rig.store, "vm01", Verb.CANCEL, actor="user:ann")
     await rig.arrives("vm01", "ready")
     order = [c[0] for c in rig.compute.calls if c[0] in ("ensure", "destroy")]
-    assert order == ["ensure", "destroy"] and rig.reconciler.counters.stale == 1
+    assert order == ["ensure", "destroy"] and rig.reconciler.stale == 1
     assert await rig.dhcp.reservations() == []
 
 
@@ -363,7 +363,7 @@ async def test_a_late_write_is_refused(make_rig: MakeRig) -> None:
     await asyncio.sleep(1.0)
     host = await rig.row("web01")
     assert (host.lease_owner, host.power_wanted) == ("other", "on")
-    assert rig.reconciler.counters.stale == 1
+    assert rig.reconciler.stale == 1
 
 
 async def test_a_graceful_stop_frees_its_hosts(make_rig: MakeRig) -> None:
@@ -377,3 +377,51 @@ async def test_a_graceful_stop_frees_its_hosts(make_rig: MakeRig) -> None:
     await rig.reconciler.stop(0.1)
     host = await rig.row("web01")
     assert host.lease_owner is None and host.due_at is not None
+
+
+async def test_a_handover_of_a_host_in_service_is_called_off(make_rig: MakeRig) -> None:
+    """Cancel of a configure, running or failed, leaves the host in service: nothing of it is taken down."""
+    rig = await make_rig()
+    await rig.add("vm01", 21, virtual=True)
+    await built(rig, "vm01")
+    rig.handover.polls = 1000
+    await intents.request(rig.store, "vm01", Verb.CONFIGURE, actor="user:ann")
+    async with asyncio.timeout(5):
+        while len([c for c in rig.handover.calls if c[0] == "apply"]) < 2:
+            await asyncio.sleep(0.01)
+    await intents.request(rig.store, "vm01", Verb.CANCEL, actor="user:ann")
+    host = await rig.arrives("vm01", "active")
+    assert host.wanted is None and "cancel" in [call for call, _ in rig.handover.calls]
+    assert "destroy" not in [c[0] for c in rig.compute.calls]
+    assert len(await rig.dhcp.reservations()) == 1
+
+    rig.handover.polls = 0
+    rig.handover.fails.add("vm01")
+    await intents.request(rig.store, "vm01", Verb.CONFIGURE, actor="user:ann")
+    await rig.fails("vm01")
+    await intents.request(rig.store, "vm01", Verb.CANCEL, actor="user:ann")
+    assert (await rig.arrives("vm01", "active")).failure is None
+
+
+async def test_a_remembered_build_is_called_off(make_rig: MakeRig) -> None:
+    """Cancel before the host is ready: it becomes ready and is not built."""
+    rig = await make_rig(start=False)
+    await rig.add("web01", 20)
+    await intents.request(rig.store, "web01", Verb.BUILD, actor="user:ann")
+    await intents.request(rig.store, "web01", Verb.CANCEL, actor="user:ann")
+    await rig.reconciler.start()
+    host = await rig.arrives("web01", "ready")
+    assert host.wanted is None and await rig.deployments("web01") == []
+
+
+async def test_what_was_seen_during_a_step_is_kept(make_rig: MakeRig) -> None:
+    """A step that tells nothing of power does not put back the state it began with."""
+    rig = await make_rig()
+    await rig.add("vm01", 21, virtual=True)
+    rig.compute.latency = 0.4
+    async with asyncio.timeout(5):
+        while (await rig.row("vm01")).lease_owner is None:
+            await asyncio.sleep(0.01)
+    async with rig.store.write() as session:
+        await session.execute(update(Host).where(Host.name == "vm01").values(power="on"))
+    assert (await rig.arrives("vm01", "ready")).power == "on"

@@ -20,6 +20,7 @@ from provisiond.errors import (
 )
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import utcnow
+from provisiond.lifecycle import settlement
 from provisiond.lifecycle.ledger import Settlement
 from provisiond.lifecycle.outcome import Complete, Continue, Failed, Note, Outcome, Step
 from provisiond.lifecycle.path import PATH
@@ -32,11 +33,11 @@ from tests.unit.lifecycle.hosts import a_host
 def settled(rig: Rig, host: ResolvedHost, outcome: Outcome) -> Settlement:
     state = State(host.row.state)
     step = next((step for step in PATH[state] if step.name == host.row.step), None)
-    return rig.reconciler._settlement(host, state, step, outcome)
+    return settlement.of(host, state, step, outcome, utcnow(), rig.settings.engine)
 
 
-def kinds(settlement: Settlement) -> list[str]:
-    return [event["kind"] for event in settlement.events]
+def kinds(stored: Settlement) -> list[str]:
+    return [event["kind"] for event in stored.events]
 
 
 async def test_continue_parks(rig: Rig) -> None:
