@@ -43,7 +43,7 @@ test-unit: venv ## the quick tests
 lab: venv ## only the tests that boot machines
 	$(PYTEST) -v -m "not lab_full" tests/lab
 
-lab-full: venv ## the long lab: Debian's installer, UEFI HTTP boot, Secure Boot
+lab-full: venv ## the long lab: Debian's installer (to its end with PROVISIOND_LAB_MIRROR=URL), Secure Boot
 	$(PYTEST) -v -m lab_full tests/lab
 
 bench: venv ## figures, one a line: name value unit peer

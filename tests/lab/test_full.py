@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,9 @@ WHOLE_MIRROR = os.environ.get("PROVISIOND_LAB_MIRROR", "")
 NO_MIRROR = "http://10.77.0.1:3142/debian"  # nobody listens there
 EARLY = 600.0  # seconds from power-on to the early command; a quiet machine needs 90 to 200
 INSTALLED = 5400.0
+WATCHED = (
+    12.0  # the early command's watcher looks into the installer's log every 5 s, on a machine that is slow
+)
 
 
 @pytest.mark.skipif(
@@ -51,7 +56,9 @@ def test_debian_installer(lab: Lab) -> None:
                 assert lab.ssh(address, "hostname").strip() == machine.name
         except AssertionError as error:
             if mirror and mirror.missing:
-                raise AssertionError(f"the mirror is not whole, it lacks {mirror.missing}") from error
+                raise AssertionError(
+                    f"the mirror is not whole, it lacks {mirror.missing}:\n{error}"
+                ) from error
             raise
         finally:
             lab.daemon.ctl("host", "cancel", machine.name, check=False)
@@ -69,3 +76,7 @@ def _reached_the_early_command(lab: Lab, doors: Doors, name: str) -> None:
     assert [event["kind"] for event in events].count("boot.asked") == 1
     [report] = [event for event in events if event["kind"] == "callback.progress"][:1]
     assert "the installer has its preseed" in f"{report['message']} {report['data']}", report
+    time.sleep(WATCHED)
+    failure = lab.daemon.host(name)["failure"]
+    assert not failure or re.match(r"the installer stopped: Menu item [a-z-]+ failed;", failure), failure
+    print(f"  {name}: {failure or 'its installer goes on'}", flush=True)
