@@ -171,7 +171,16 @@ def test_late_command_that_fails(machines: Machines, installer: Path) -> None:
     assert machines.heard[-1][1] == {"message": "the late command failed", "log": (ODD * 3).rstrip("\n")}
 
 
-def test_early_command_watches_the_installer(machines: Machines, installer: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("main-menu[123]: WARNING **: Menu item 'partman-base' failed.", "Menu item partman-base failed"),
+        ("anna[3612]: WARNING **: package retrieval failed", "package retrieval failed"),
+    ],
+)
+def test_early_command_watches_the_installer(
+    machines: Machines, installer: Path, line: str, said: str
+) -> None:
     """It returns at once; when a step of the installer fails later, that is reported with the step's name and the log."""
     began = time.monotonic()
     command = preseed_command("early_command", machines, installer)
@@ -190,10 +199,10 @@ def test_early_command_watches_the_installer(machines: Machines, installer: Path
         time.sleep(6)  # it looks every 5 s
         assert [name for name, _ in machines.heard] == ["progress"]
         with (installer / "syslog").open("a") as log:
-            log.write(ODD + "main-menu[123]: WARNING **: Menu item 'partman-base' failed.\n")
+            log.write(f"{ODD}{line}\n")
         told = machines.wait("failed")
-        assert told["message"] == "the installer stopped: Menu item partman-base failed"
-        assert ODD.strip() in told["log"] and "partman-base" in told["log"]
+        assert told["message"] == f"the installer stopped: {said}"
+        assert ODD.strip() in told["log"] and line in told["log"]
     finally:
         subprocess.run(
             ["pkill", "-9", "-s", str(process.pid)], check=False
