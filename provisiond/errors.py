@@ -75,7 +75,9 @@ class StaleWrite(ProvisiondError):
 class RenderError(ProvisiondError):
     """A template cannot be rendered: names the template, the line and the missing or wrong key."""
 
-    def __init__(self, template: str, message: str, *, line: int | None = None, key: str | None = None) -> None:
+    def __init__(
+        self, template: str, message: str, *, line: int | None = None, key: str | None = None
+    ) -> None:
         self.template, self.line, self.key, self.reason = template, line, key, message
         at = f"{template}:{line}" if line else template
         super().__init__(f"template {at}: {message}")

@@ -20,5 +20,7 @@ def load(room: str, name: str) -> Any:
     """
     found = {point.name: point for point in entry_points(group=f"provisiond.{room}")}
     if name not in found:
-        raise ConfigError(f"there is no {room} driver {name!r}; there are: {', '.join(sorted(found)) or 'none'}")
+        raise ConfigError(
+            f"there is no {room} driver {name!r}; there are: {', '.join(sorted(found)) or 'none'}"
+        )
     return found[name].load()

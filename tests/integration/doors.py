@@ -33,10 +33,17 @@ class Doors:
     deps: ApiDeps
     session: ClientSession
 
-    async def call(self, method: str, path: str, body: Any = None, *, token: str = "", **headers: str) -> tuple[int, Any]:
+    async def call(
+        self, method: str, path: str, body: Any = None, *, token: str = "", **headers: str
+    ) -> tuple[int, Any]:
         """(status, JSON) of one request."""
-        sent = {"Authorization": f"Bearer {token or self.token}", **{k.replace("_", "-"): v for k, v in headers.items()}}
-        async with self.session.request(method, f"{self.url}/api/v1{path}", json=body, headers=sent) as answer:
+        sent = {
+            "Authorization": f"Bearer {token or self.token}",
+            **{k.replace("_", "-"): v for k, v in headers.items()},
+        }
+        async with self.session.request(
+            method, f"{self.url}/api/v1{path}", json=body, headers=sent
+        ) as answer:
             return answer.status, await answer.json() if answer.content_length else None
 
 
