@@ -94,8 +94,8 @@ def clean(*, loud: bool) -> None:
         if maker and not Path(f"/proc/{maker[1]}").exists():
             Libvirtd.attach(path / "lv").stop()
             shutil.rmtree(path, ignore_errors=True)
-    if RUN.is_mount() and not any(RUN.iterdir()):  # `ip netns` mounts it over itself for the first namespace
-        subprocess.run(["umount", RUN], check=False)
+    if RUN.exists() and not any(RUN.iterdir()):  # `ip netns` mounts it over itself for the first namespace
+        subprocess.run(["umount", RUN], capture_output=True, check=False)
     if loud:
         console.print(
             "the demo is gone" if found else "no demo was there", *[f"; removed {name}" for name in left]
