@@ -20,7 +20,7 @@ from sqlmodel import col, select
 
 from provisiond.boot.stream import send_image
 from provisiond.inventory.secrets import SecretBox
-from provisiond.inventory.store import Store
+from provisiond.inventory.store import CATALOGUE_CHANGED, Store
 from provisiond.inventory.tables import Event, Host, Image, Interface, Medium, Subnet, utcnow
 from provisiond.lifecycle.path import PATH
 from provisiond.lifecycle.table import State
@@ -506,7 +506,7 @@ async def test_missing_files_fail_the_build(served: Served) -> None:
     _, text = await served.get(f"/boot/ipxe?mac={ramdisk.mac}")
     assert "exit 1" in text and "kernel" not in text.replace("vmlinuz", "")
     assert "pxe/ramdisk/build" in (await ramdisk.deployment()).failure
-    async with served.world.store.write() as session:
+    async with served.world.store.write(CATALOGUE_CHANGED) as session:
         await session.execute(update(Medium).values(ready=False))
         await session.execute(update(Image).where(col(Image.name) == "debian").values(path="gone.raw"))
     medium, image = await served.host("web02", method="installer"), await served.host("web03")

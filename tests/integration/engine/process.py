@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Deployment, Host
@@ -52,19 +54,27 @@ async def work(options: argparse.Namespace) -> None:
     await rig.reconciler.start()
     if options.release:
         await ask_all(rig, "active", Verb.RELEASE)
-    resting = {"active"} if not options.release else {"ready"}
     while True:
-        async with rig.store.read() as session:
-            hosts = (await session.execute(select(Host))).scalars().all()
-        if all(h.state in resting and h.due_at is None and h.lease_owner is None for h in hosts):
-            break
-        stuck = [f"{h.name} {h.state}/{h.step}: {h.failure}" for h in hosts if h.failure and h.due_at is None]
-        if stuck:
-            sys.exit("; ".join(stuck))
-        await wake_machines(rig, hosts)
+        # the server ends the sessions of a process that was frozen: that is how its locks are freed
+        with contextlib.suppress(DBAPIError):
+            if await all_rest(rig, "ready" if options.release else "active"):
+                break
         await asyncio.sleep(0.05)
     sys.stdout.write(f"boundaries {boundaries}\n")
     await rig.close()
+
+
+async def all_rest(rig: Rig, state: str) -> bool:
+    """Whether every host is at rest in ``state``; machines that nobody heard try again. Ends the process when a host is stuck."""
+    async with rig.store.read() as session:
+        hosts = (await session.execute(select(Host))).scalars().all()
+    if all(h.state == state and h.due_at is None and h.lease_owner is None for h in hosts):
+        return True
+    stuck = [f"{h.name} {h.state}/{h.step}: {h.failure}" for h in hosts if h.failure and h.due_at is None]
+    if stuck:
+        sys.exit("; ".join(stuck))
+    await wake_machines(rig)
+    return False
 
 
 async def known(rig: Rig, name: str) -> bool:
@@ -79,7 +89,7 @@ async def ask_all(rig: Rig, state: str, verb: Verb) -> None:
         await intents.request(rig.store, name, verb, actor="test")
 
 
-async def wake_machines(rig: Rig, hosts: object) -> None:
+async def wake_machines(rig: Rig) -> None:
     """Machines live on while daemons die: those that were switched on and were not heard go on trying."""
     async with rig.store.read() as session:
         found = (
