@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from statistics import median
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from provisiond.api.deps import ApiDeps
 from provisiond.errors import FieldError, Invalid
@@ -27,7 +25,6 @@ class ActionBody(Request):
 
     cause: Line = ""
     reason: Line = ""
-    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class PowerBody(Request):
@@ -67,9 +64,7 @@ async def act_on_host(deps: ApiDeps, name: str, verb: str, body: ActionBody, who
     elif verb == "maintenance":
         await intents.set_maintenance(deps.store, name, body.reason, actor=who.actor)
     else:
-        await intents.request(
-            deps.store, name, intents.Verb(verb), actor=who.actor, cause=body.cause, options=body.options
-        )
+        await intents.request(deps.store, name, intents.Verb(verb), actor=who.actor, cause=body.cause)
     return await get_host(deps.store, name)
 
 

@@ -292,7 +292,6 @@ class Host(Row, table=True):
     deadline_at: datetime | None = _maybe_time()
     priority: int = 0
     limit_key: str | None = Field(default=None, max_length=256)
-    limit_count: int = 1
     lease_owner: str | None = Field(default=None, max_length=80)
     lease_expires: datetime | None = _maybe_time()
     attempts: int = 0

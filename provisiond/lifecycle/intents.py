@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,15 +21,7 @@ _POWER_STATES = frozenset({State.ENROLLED, State.READY, State.ACTIVE})
 _GUARDED = frozenset({Verb.REBUILD, Verb.RELEASE, Verb.RETIRE, Verb.BUILD, Verb.CANCEL, Verb.CONFIGURE})
 
 
-async def request(
-    store: Store,
-    name: str,
-    verb: Verb,
-    *,
-    actor: str,
-    cause: str = "",
-    options: Mapping[str, Any] | None = None,
-) -> None:
+async def request(store: Store, name: str, verb: Verb, *, actor: str, cause: str = "") -> None:
     """Ask for ``verb`` on the host of this name or id.
 
     Raises NotFound, or Conflict when the host is locked, in maintenance, or in a state that does not know the verb.

@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
 
 from tests.lab.kit.netns import Netns
+from tests.lab.kit.part import Part
 
 BIN = Path(sys.executable).parent
 API = "http://10.77.0.1:8420"
@@ -35,7 +35,7 @@ class ApiError(Exception):
         self.status, self.problem = status, problem
 
 
-class Daemon:
+class Daemon(Part):
     """One provisiond; everything it keeps is below ``root``. ``tables`` are laid over the lab's settings."""
 
     def __init__(
@@ -125,18 +125,6 @@ class Daemon:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.process = None
-
-    def __enter__(self) -> Daemon:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def log(self) -> str:
         """What it logged so far."""

@@ -19,10 +19,10 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from types import TracebackType
 
 from tests.lab.kit import chassis
 from tests.lab.kit.netns import Netns, end
+from tests.lab.kit.part import Part
 from tests.lab.kit.vbmc import PASSWORD, USER, wait_for_ipmi
 
 LAN = """\
@@ -66,7 +66,7 @@ SDR = (
 )
 
 
-class IpmiSim:
+class IpmiSim(Part):
     """One simulated controller in ``ns``, of ``domain`` at libvirt ``uri`` or of a machine made of files below ``root``."""
 
     def __init__(
@@ -182,15 +182,3 @@ class IpmiSim:
                 if text := file.read(1 << 16):
                     offset += len(text)
                     self.say(text)
-
-    def __enter__(self) -> IpmiSim:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

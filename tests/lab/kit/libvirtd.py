@@ -18,12 +18,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import libvirt
 
 from tests.lab.kit import netns
 from tests.lab.kit.netns import Netns, end
+from tests.lab.kit.part import Part
 
 CACHE = Path(os.environ.get("PROVISIOND_LAB_CACHE", "/var/cache/provisiond-lab"))
 MOUNTS = {
@@ -61,7 +61,7 @@ exec libvirtd -p /run/libvirt/libvirtd.pid -f /etc/libvirt/libvirtd.conf
 """
 
 
-class Libvirtd:
+class Libvirtd(Part):
     """libvirtd below ``root`` (made, and removed by stop), which must be short: a socket's path ends after 107 bytes."""
 
     def __init__(self, ns: Netns | None, root: Path) -> None:
@@ -144,18 +144,6 @@ class Libvirtd:
                 if os.path.samestat((proc / "root/run/libvirt").stat(), mark):
                     found.append(int(proc.name))
         return found
-
-    def __enter__(self) -> Libvirtd:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _launch(self) -> None:
         assert self.ns is not None

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 
 import bcrypt
 from cryptography import x509
@@ -23,10 +22,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.lab.kit.netns import Netns, end
+from tests.lab.kit.part import Part
 from tests.lab.kit.vbmc import PASSWORD, USER
 
 
-class SushyEmulator:
+class SushyEmulator(Part):
     """One emulator in ``ns`` over the libvirtd at ``uri``; with ``tls`` it has a certificate for ``address`` in ``ca_file``."""
 
     def __init__(
@@ -94,18 +94,6 @@ class SushyEmulator:
             self.process.wait(5)
             self.process = None
         shutil.rmtree(self.root, ignore_errors=True)
-
-    def __enter__(self) -> SushyEmulator:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def _certificate(address: str, cert: Path, key_file: Path) -> None:

@@ -17,9 +17,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from tests.lab.kit.netns import Netns, end
+from tests.lab.kit.part import Part
 
 USER, PASSWORD = "admin", "labpass"
 
@@ -34,7 +34,7 @@ class Bmc:
     password: str = PASSWORD
 
 
-class Vbmcd:
+class Vbmcd(Part):
     """One vbmcd in ``ns``; its controllers listen on ``address``. ``root`` is its directory (default: a temporary one)."""
 
     def __init__(self, ns: Netns, address: str = "10.77.0.1", root: Path | None = None) -> None:
@@ -116,18 +116,6 @@ class Vbmcd:
         with self.ns.enter(), socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
         return port
-
-    def __enter__(self) -> Vbmcd:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 # Get Channel Authentication Capabilities outside of a session (IPMI v2.0, 13.6 and 22.13)

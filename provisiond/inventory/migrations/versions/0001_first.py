@@ -269,7 +269,6 @@ def upgrade() -> None:
         sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("limit_key", sa.String(256), nullable=True),
-        sa.Column("limit_count", sa.Integer(), nullable=False),
         sa.Column("lease_owner", sa.String(80), nullable=True),
         sa.Column("lease_expires", sa.DateTime(timezone=True), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
