@@ -11,7 +11,6 @@ from pydantic_core import to_json
 
 from provisiond.api.deps import ApiDeps
 from provisiond.api.idempotency import forget_old
-from provisiond.api.openapi import describe, page
 from provisiond.api.problems import problem_middleware
 from provisiond.api.routes import ROUTES
 from provisiond.api.routing import PREFIX, register
@@ -30,9 +29,8 @@ def api_app(deps: ApiDeps) -> web.Application:
     """The application; ``deps.history`` must be started before the first request."""
     app = web.Application(middlewares=[problem_middleware], client_max_size=deps.settings.server.max_body)
     register(app, ROUTES, deps)
-    description = to_json(describe(ROUTES, VERSION))
-    app.router.add_get(f"{PREFIX}/openapi.json", _fixed(description, "application/json"))
-    app.router.add_get(f"{PREFIX}/docs", _fixed(page(ROUTES).encode(), "text/html"))
+    app.router.add_get(f"{PREFIX}/openapi.json", _made_once(_description, "application/json"))
+    app.router.add_get(f"{PREFIX}/docs", _made_once(_page, "text/html"))
     health.add_routes(app, deps.checks, deps.metrics)
 
     async def forget(_app: web.Application) -> AsyncIterator[None]:
@@ -60,8 +58,29 @@ async def _forget_for_ever(store: Store) -> None:
             log.exception("api.forget_failed")
 
 
-def _fixed(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _description() -> bytes:
+    from provisiond.api.openapi import (
+        describe,
+    )  # the model of OpenAPI is large, and most daemons are never asked
+
+    return to_json(describe(ROUTES, VERSION))
+
+
+def _page() -> bytes:
+    from provisiond.api.openapi import page
+
+    return page(ROUTES).encode()
+
+
+def _made_once(
+    make: Callable[[], bytes], content_type: str
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """A page that is made when it is first asked for."""
+    body = b""
+
     async def handler(_request: web.Request) -> web.StreamResponse:
+        nonlocal body
+        body = body or make()
         return web.Response(body=body, content_type=content_type, charset="utf-8", headers=_SAFE)
 
     return handler
