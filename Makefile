@@ -43,7 +43,8 @@ test-unit: venv ## the quick tests
 lab: venv ## only the tests that boot machines
 	$(PYTEST) -v -m "not lab_full" tests/lab
 
-lab-full: venv ## the long lab: Debian's installer (to its end with PROVISIOND_LAB_MIRROR=URL), Secure Boot
+lab-full: venv ## the long lab: Debian's installer (to its end with PROVISIOND_LAB_MIRROR=URL), Secure Boot, Vagrant
+	@scripts/apt vagrant vagrant-libvirt
 	$(PYTEST) -v -m lab_full tests/lab
 
 bench: venv ## figures, one a line: name value unit peer
