@@ -32,8 +32,18 @@ def engine(url: str, directory: Path, *options: str, wait: bool = True) -> subpr
         text=True,
     )
     if wait:
-        process.out, process.err = process.communicate(timeout=60)  # type: ignore[attr-defined]
+        hear(process)
     return process
+
+
+def hear(process: subprocess.Popen[str]) -> None:
+    """Wait for its end; one that takes longer than a minute is ended."""
+    try:
+        process.out, process.err = process.communicate(timeout=60)  # type: ignore[attr-defined]
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
 
 
 def ended_well(process: subprocess.Popen[str]) -> None:
@@ -51,6 +61,11 @@ async def everything(url: str) -> tuple[list[Host], list[Event], list[Deployment
         return list(hosts), list(events), list(deployments)
     finally:
         await store.close()
+
+
+def whole(folder: Path) -> set[str]:
+    """The names of the files there, without those that a kill left half written (they begin with a dot)."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def power_cycles(directory: Path) -> Counter[str]:
@@ -97,15 +112,11 @@ async def check_all_arrived(url: str, directory: Path, names: set[str]) -> None:
     fakes = directory / "fakes"
     machines = {path.stem for path in (fakes / "compute" / "machines").glob("*.json")}
     assert machines == virtual, "a virtual machine too many or too few"
-    assert {path.name for path in (fakes / "compute" / "names").iterdir()} == {
-        h.name for h in hosts if h.id in virtual
-    }
+    assert whole(fakes / "compute" / "names") == {h.name for h in hosts if h.id in virtual}
     assert {path.parent.name for path in (fakes / "compute" / "disks").glob("*/*")} == virtual, (
         "an orphaned disk"
     )
-    assert len(list((fakes / "dhcp" / "reservations").iterdir())) == len(hosts), (
-        "a reservation too many or too few"
-    )
+    assert len(whole(fakes / "dhcp" / "reservations")) == len(hosts), "a reservation too many or too few"
     assert len(list((fakes / "handover").glob("*.json"))) == len(hosts), "a handover ran twice"
 
 
@@ -195,7 +206,7 @@ async def test_two_daemons_and_one_freezes(database_url: str, tmp_path: Path) ->
         ended_well(engine(database_url, tmp_path))
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
-    frozen.out, frozen.err = frozen.communicate(timeout=60)  # type: ignore[attr-defined]
+        hear(frozen)
     ended_well(frozen)
     await check_all_arrived(database_url, tmp_path, {name.partition(":")[0] for name in names})
 
