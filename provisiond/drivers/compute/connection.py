@@ -25,6 +25,7 @@ T = TypeVar("T")
 THREADS = 16
 OPEN_SECONDS = 20.0
 KEEPALIVE = (5, 3)  # seconds between probes, how many may go unanswered
+CALL_SECONDS = 300.0  # the longest a call may take: libvirt's keep-alive was once seen not to end one on a frozen libvirtd
 
 # Errors that another try would only bring again. All others (a full disk, QEMU's monitor, a busy domain) may pass.
 _FINAL = {
@@ -116,7 +117,13 @@ class Connections:
         """
         connection = await self.get(target)
         try:
-            return await self.thread(lambda: work(connection))
+            async with asyncio.timeout(CALL_SECONDS):
+                return await self.thread(lambda: work(connection))
+        except TimeoutError:
+            self._opening.pop(split_uri(target.uri)[0], None)  # the next call opens another
+            raise DriverUnavailable(
+                f"hypervisor {target.name}: {doing}: no answer for {CALL_SECONDS:.0f} s; is libvirtd there hanging?"
+            ) from None
         except libvirt.libvirtError as error:
             if not alive(connection):
                 raise DriverUnavailable(

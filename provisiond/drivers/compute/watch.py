@@ -101,6 +101,9 @@ def _is_ours(connection: Any, uuid: str) -> bool:
     return domain is not None and mark_of(domain) is not None
 
 
+SILENT_SECONDS = 3.0  # a console that is silent for so long is asked after
+
+
 async def console(connections: Connections, target: HypervisorTarget, uuid: str) -> AsyncIterator[bytes]:
     """Serial output until the machine stops."""
     loop = asyncio.get_running_loop()
@@ -137,8 +140,25 @@ async def console(connections: Connections, target: HypervisorTarget, uuid: str)
         stream = await connections.run(target, f"cannot open the console of machine {uuid}", attach)
     except DriverRejected as error:
         raise DriverRejected(f"{error} (a console can be read only while the machine runs)") from error
+
+    def running(connection: Any) -> bool:
+        domain = lookup(connection, uuid)
+        return domain is not None and bool(domain.isActive())
+
     try:
-        while (data := await queue.get()) is not None:
+        while True:
+            try:
+                data = await asyncio.wait_for(queue.get(), SILENT_SECONDS)
+            except TimeoutError:
+                # libvirt was seen to lose the end of a stream: a machine that is off will say no more
+                if (
+                    await connections.run(target, f"cannot look at machine {uuid}", running)
+                    or not queue.empty()
+                ):
+                    continue
+                return
+            if data is None:
+                return
             yield data
     finally:
 
