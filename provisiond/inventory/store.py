@@ -98,7 +98,7 @@ class Store:
         self._enough.set()
         if self._task:
             if not self.sqlite:
-                self._task.cancel()
+                await end(self._task)
             with suppress(asyncio.CancelledError):
                 await self._task
         await self._reader.dispose()
@@ -231,6 +231,13 @@ class Store:
             raise Conflict(
                 f"another provisiond uses {path}; SQLite serves one daemon: stop that one, or move to PostgreSQL"
             ) from None
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel ``task`` until it has ended: a database driver may swallow a cancellation that meets it cleaning up."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
 
 
 def is_transient(error: Exception) -> bool:

@@ -19,7 +19,7 @@ from sqlalchemy.sql import func
 
 from provisiond.inventory import history
 from provisiond.inventory.shapes import EventView
-from provisiond.inventory.store import EVENTS, Store, is_transient
+from provisiond.inventory.store import EVENTS, Store, end, is_transient
 from provisiond.inventory.tables import Event, table
 
 log = structlog.get_logger(__name__)
@@ -69,9 +69,7 @@ class History:
         for watcher in self._watchers:
             watcher.signal.set()
         if self._task:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
 
     @property
     def closed(self) -> bool:
