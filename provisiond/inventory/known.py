@@ -16,7 +16,3 @@ class Known:
         self.rows: dict[tuple[str, str], Any] = {}
         self.paths: dict[str, tuple[Any, ...]] = {}
         self.parameters: Any = None
-
-    def forget(self) -> Known:
-        """A fresh one in place of this. Whoever is still reading fills the old one, which nobody asks any more."""
-        return Known()

@@ -31,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 
 import provisiond.inventory.sqlite  # noqa: F401  (registers the dialect)
 from provisiond.errors import Conflict
+from provisiond.inventory import postgres
 from provisiond.inventory.known import Known
 from provisiond.inventory.tables import utcnow
 
@@ -42,8 +43,6 @@ EVENTS = "events"  # the history grew
 CATALOGUE_CHANGED = "catalogue"  # groups, subnets, images, global parameters ... changed
 TOPICS = (HOSTS, EVENTS, CATALOGUE_CHANGED)
 _CHANNEL = "provisiond"
-# A daemon that freezes in the middle of a transaction must not hold its locks for ever: the server ends its session.
-_POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=10s -c lock_timeout=30s"
 _CHECKPOINT_COMMITS = 500  # the log is folded into the SQLite file after so many
 
 
@@ -84,7 +83,7 @@ class Store:
                 pool_size=self._pool_size,
                 max_overflow=self._pool_size,
                 pool_pre_ping=True,
-                connect_args={"options": _POSTGRES_OPTIONS},
+                connect_args=postgres.connect_args(),
             )
             self._reader = self._writer.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -175,7 +174,7 @@ class Store:
     def wake(self, topic: str) -> None:
         """Wake everyone in this process who waits for ``topic``."""
         if topic == CATALOGUE_CHANGED:
-            self.known = self.known.forget()
+            self.known = Known()  # whoever is still reading fills the old one, which nobody asks any more
         for signal in self._subscribers.get(topic, ()):
             signal.set()
 

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select, text, update
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy import bindparam, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.errors import Conflict
+from provisiond.inventory import postgres
 from provisiond.inventory import store as store_module
 from provisiond.inventory.store import EVENTS, HOSTS, Store
 from provisiond.inventory.tables import Host, new_row, table
@@ -95,6 +96,30 @@ async def test_daemons_hear_each_other(store: Store, other_store: Callable[[], S
             await asyncio.wait_for(there.wait(), 5)
     finally:
         await other.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("rows", [1, 3], ids=["one row", "many rows"])
+async def test_a_frozen_transaction_lets_go(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Whatever a daemon did last before it froze within a transaction: the server ends its session, and its locks are free."""
+    monkeypatch.setattr(postgres, "IDLE_SECONDS", 1)
+    hosts = [new_row(Host, name=f"a{number}") for number in range(rows)]
+    wakes = [{"b_id": host["id"]} for host in hosts]
+    bump = update(_host).where(_host.c.id == bindparam("b_id")).values(wake=_host.c.wake + 1)
+    async with open_store(database_url) as frozen, open_store(database_url) as other:
+        async with other.write() as session:
+            await session.execute(insert(_host), hosts)
+        with pytest.raises(DBAPIError) as woken:
+            async with frozen.write() as session:
+                result = await (await session.connection()).execute(bump, wakes)
+                assert result.rowcount == rows
+                async with other.write() as second:  # raises when lock_timeout is over
+                    await (await second.connection()).execute(bump, wakes)
+        assert store_module.is_transient(woken.value)
+        async with other.read() as session:
+            assert set((await session.execute(select(_host.c.wake))).scalars()) == {1}
 
 
 async def test_one_daemon_a_file(tmp_path: Path) -> None:
