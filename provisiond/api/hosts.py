@@ -20,6 +20,7 @@ from provisiond.api.stream import resume_point, send_events
 from provisiond.errors import Conflict, Invalid
 from provisiond.inventory import history, hosts
 from provisiond.inventory.access import Principal
+from provisiond.inventory.release_tables import Release
 from provisiond.inventory.shapes import (
     DeploymentDetail,
     EventView,
@@ -30,7 +31,7 @@ from provisiond.inventory.shapes import (
     Request,
     View,
 )
-from provisiond.inventory.tables import Deployment, Release, table
+from provisiond.inventory.tables import Deployment, table
 
 T = TypeVar("T")
 

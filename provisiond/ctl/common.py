@@ -102,6 +102,11 @@ def read_parameters(pairs: Sequence[str], file: Path | None = None) -> dict[str,
     return result
 
 
+def read_description(file: str | None) -> Any:
+    """A storage or network description out of a YAML or JSON file; "" stays, to empty the setting."""
+    return read_yaml(Path(file)) if file else file
+
+
 def read_yaml(file: Path) -> Any:
     """The content of a YAML (or JSON) file; "-" is standard input."""
     try:
@@ -114,6 +119,13 @@ def read_yaml(file: Path) -> Any:
 
 
 Name = Annotated[str, typer.Argument(help="Its name.")]
+StorageFile = Annotated[
+    str | None, typer.Option("--storage", help="YAML file that says how disks are divided.", metavar="FILE")
+]
+NetworkFile = Annotated[
+    str | None,
+    typer.Option("--network", help="YAML file with bonds, VLANs, bridges and routes.", metavar="FILE"),
+]
 Params = Annotated[
     list[str] | None, typer.Option("--param", "-p", help="NAME=VALUE, read as YAML; again for more.")
 ]

@@ -16,13 +16,16 @@ from provisiond.ctl.common import (
     FAILED,
     USAGE,
     Name,
+    NetworkFile,
     Params,
     ParamsFile,
+    StorageFile,
     Yes,
     confirm,
     done,
     explain,
     given,
+    read_description,
     read_parameters,
     session,
     usage,
@@ -95,6 +98,8 @@ def create(
     comment: Comment = None,
     param: Params = None,
     params_file: ParamsFile = None,
+    storage: StorageFile = None,
+    network: NetworkFile = None,
     build: Annotated[bool, typer.Option("--build", help="Build it as soon as it is ready.")] = False,
     wait: Wait = False,
 ) -> None:
@@ -106,7 +111,7 @@ def create(
     own = given(
         group=group, mac=mac, on=on, flavor=flavor, image=image, medium=medium, operating_system=operating_system, subnet=subnet,
         ip=ip, domain=domain, firmware=firmware, method=method, handover=handover, comment=comment,
-        parameters=read_parameters(param or [], params_file),
+        parameters=read_parameters(param or [], params_file), storage=read_description(storage), network=read_description(network),
     )  # fmt: skip
     if file is not None:
         if name or own or bmc:
@@ -189,6 +194,8 @@ def update(
     comment: Annotated[str | None, typer.Option(help="A line for people.")] = None,
     param: Params = None,
     params_file: ParamsFile = None,
+    storage: StorageFile = None,
+    network: NetworkFile = None,
     rename: Annotated[str | None, typer.Option(help="Its new name.")] = None,
     priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first.")] = None,
 ) -> None:
@@ -197,7 +204,7 @@ def update(
     body = given(
         group=group, mac=mac, on=on, flavor=flavor, image=image, medium=medium, operating_system=operating_system, subnet=subnet,
         ip=ip, domain=domain, firmware=firmware, method=method, handover=handover, name=rename, priority=priority,
-        parameters=read_parameters(param or [], params_file),
+        parameters=read_parameters(param or [], params_file), storage=read_description(storage), network=read_description(network),
     )  # fmt: skip
     if comment is not None:
         body["comment"] = comment

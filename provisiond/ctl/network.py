@@ -7,7 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from provisiond.ctl.client import place
-from provisiond.ctl.common import Name, Params, ParamsFile, given, noun, read_parameters, session, usage
+from provisiond.ctl.common import (
+    Name,
+    NetworkFile,
+    Params,
+    ParamsFile,
+    StorageFile,
+    given,
+    noun,
+    read_description,
+    read_parameters,
+    session,
+    usage,
+)
 from provisiond.ctl.output import show_one
 
 group = noun(
@@ -63,10 +75,12 @@ def create_group(
     context: typer.Context, name: Name, parent: Parent = None, operating_system: System = None, medium: Medium = None,
     image: Image = None, subnet: Subnet = None, domain: Domain = None, on: On = None, flavor: Flavor = None,
     handover: Handover = None, param: Params = None, params_file: ParamsFile = None,
+    storage: StorageFile = None, network: NetworkFile = None,
 ) -> None:  # fmt: skip
     """Make a group of hosts; what it leaves open is inherited from its parent."""
     body = given(name=name, parent=parent, operating_system=operating_system, medium=medium, image=image, subnet=subnet, domain=domain,
-                 hypervisor=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file))  # fmt: skip
+                 hypervisor=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file),
+                 storage=read_description(storage), network=read_description(network))  # fmt: skip
     _create(context, "/groups", body)
 
 
@@ -75,10 +89,12 @@ def update_group(
     context: typer.Context, name: Name, parent: Parent = None, operating_system: System = None, medium: Medium = None,
     image: Image = None, subnet: Subnet = None, domain: Domain = None, on: On = None, flavor: Flavor = None,
     handover: Handover = None, param: Params = None, params_file: ParamsFile = None,
+    storage: StorageFile = None, network: NetworkFile = None,
 ) -> None:  # fmt: skip
     """Change what is given; an option set to "" empties it. Parameters are replaced as a whole."""
     body = given(parent=parent, operating_system=operating_system, medium=medium, image=image, subnet=subnet, domain=domain,
-                 hypervisor=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file))  # fmt: skip
+                 hypervisor=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file),
+                 storage=read_description(storage), network=read_description(network))  # fmt: skip
     _update(context, "/groups", name, body)
 
 

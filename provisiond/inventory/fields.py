@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 MAX_DEPTH = 16  # of nested parameters
 MAX_VALUES = 5_000  # in one set of parameters
@@ -114,6 +115,23 @@ def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
 
     look(value, "", 0)
     return value
+
+
+def described(shape: type[BaseModel]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Refuse what ``shape`` refuses, every wrong place in one sentence, and keep the text as it was written."""
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        check_parameters(value)
+        try:
+            shape.model_validate(value)
+        except ValidationError as error:
+            wrong = [
+                (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()
+            ]
+            raise ValueError("; ".join(f"{at}: {said}" if at else said for at, said in wrong)) from None
+        return value
+
+    return check
 
 
 def _host_name(text: str) -> str:

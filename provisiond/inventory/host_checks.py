@@ -29,7 +29,7 @@ RESTING = frozenset(
 )  # nothing of it runs, nothing depends on it
 _SETTLED = RESTING | {"active", "rescue"}
 _ANY_TIME = frozenset(
-    {"comment", "priority", "parameters", "bmc", "serial", "handover"}
+    {"comment", "priority", "parameters", "storage", "network", "bmc", "serial", "handover"}
 )  # may change while the engine works
 _ONLY_RESTING = frozenset({"name", "on"})
 REFERENCES = {
@@ -48,6 +48,8 @@ PLAIN = (
     "firmware",
     "method",
     "parameters",
+    "storage",
+    "network",
     "priority",
     "handover",
     "serial",

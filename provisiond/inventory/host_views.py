@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import and_, bindparam, or_, select
 
+from provisiond.inventory.release_tables import Release
 from provisiond.inventory.shapes import BmcView, DeploymentView, HostSummary, HostView, InterfaceView, bmc_url
 from provisiond.inventory.tables import (
     Bmc,
@@ -22,7 +23,6 @@ from provisiond.inventory.tables import (
     Interface,
     Medium,
     OperatingSystem,
-    Release,
     Subnet,
     table,
     utcnow,
@@ -58,6 +58,8 @@ _OWN = [
     "handover",
     "serial",
     "parameters",
+    "storage",
+    "network",
     "created_at",
     "updated_at",
 ]

@@ -81,7 +81,8 @@ class ResolvedHost:
     """A host and everything it refers to, as it was at one moment.
 
     The rows are plain copies with the attributes of their tables, bound to no session. ``groups`` is the path of its groups'
-    names from the root; ``interfaces`` begin with the primary one; ``merged`` are its parameters and where they came from;
+    names from the root and ``group_ids`` their ids; ``interfaces`` begin with the primary one; ``merged`` are its parameters and
+    where they came from; ``storage`` and ``network`` the nearest descriptions (storage.py, network.py) or None;
     ``deployment`` is the newest one or None; ``handover`` a driver's name, "none", or None where nothing says.
     """
 
@@ -98,6 +99,9 @@ class ResolvedHost:
     merged: Merged
     handover: str | None
     deployment: Deployment | None
+    group_ids: tuple[str, ...] = ()
+    storage: dict[str, Any] | None = None
+    network: dict[str, Any] | None = None
 
     @property
     def id(self) -> str:
@@ -185,7 +189,16 @@ async def resolve_hosts(
     chosen = {
         host.id: {
             s: inherited(host, s)
-            for s in ("operating_system_id", "medium_id", "image_id", "domain_id", "flavor_id", "handover")
+            for s in (
+                "operating_system_id",
+                "medium_id",
+                "image_id",
+                "domain_id",
+                "flavor_id",
+                "handover",
+                "storage",
+                "network",
+            )
         }
         for host, _, _ in rows.values()
     }
@@ -242,7 +255,10 @@ async def resolve_hosts(
                 operating_system=system,
                 domain=domain,
                 groups=tuple(group.name for group in path),
+                group_ids=tuple(group.id for group in path),
                 merged=merge([*places, (f"host {host.name}", host.parameters)]),
+                storage=mine["storage"],
+                network=mine["network"],
                 handover=mine["handover"],
                 deployment=deployment,
             )

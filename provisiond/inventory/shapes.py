@@ -23,6 +23,8 @@ from provisiond.inventory.fields import (
     Serial,
     Word,
 )
+from provisiond.inventory.network import NetworkDescription
+from provisiond.inventory.storage import StorageDescription
 
 Firmware = Literal["bios", "uefi"]
 Method = Literal["image", "installer"]
@@ -166,6 +168,12 @@ class _HostSettings(Request):
     flavor: Name | None = None
     on: Name | None = Field(None, description="The hypervisor to make the host on, as a virtual machine.")
     handover: Word | None = Field(None, description="Handover driver, or 'none'.")
+    storage: StorageDescription | None = Field(
+        None, description="How its disks are divided (docs/templates/descriptions.md)."
+    )
+    network: NetworkDescription | None = Field(
+        None, description="Bonds, VLANs, bridges and routes over its network cards."
+    )
     serial: Serial | None = None
     mac: Mac | None = Field(
         None, description="MAC of the primary network card; use interfaces where there are several."
@@ -298,6 +306,8 @@ class HostView(View):
     handover: str | None
     serial: str | None
     parameters: dict[str, Any]
+    storage: dict[str, Any] | None
+    network: dict[str, Any] | None
     interfaces: list[InterfaceView]
     bmc: BmcView | None
     deployment: DeploymentView | None

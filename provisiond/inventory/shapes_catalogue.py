@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Optional
 from pydantic import Field, create_model
 
 from provisiond.inventory.fields import AddressRange, Cidr, DomainName, Ip, Line, Name, Parameters, Word
+from provisiond.inventory.network import NetworkDescription
 from provisiond.inventory.shapes import Architecture, Request, View
+from provisiond.inventory.storage import StorageDescription
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -33,6 +35,12 @@ class Group(Request):
     flavor: Name | None = None
     handover: Annotated[Word, Field(max_length=32)] | None = Field(
         None, description="Handover driver, or 'none'."
+    )
+    storage: StorageDescription | None = Field(
+        None, description="How disks are divided (docs/templates/descriptions.md)."
+    )
+    network: NetworkDescription | None = Field(
+        None, description="Bonds, VLANs, bridges and routes over network cards."
     )
     parameters: Parameters = Field(default_factory=dict)
 

@@ -37,6 +37,7 @@ SQLModel.metadata.naming_convention = {
 }
 
 Json = JSON().with_variant(JSONB(), "postgresql")
+MaybeJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 BigId = BigInteger().with_variant(
     Integer(), "sqlite"
 )  # SQLite counts up by itself only on INTEGER PRIMARY KEY
@@ -72,15 +73,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _time(**options: Any) -> Any:
+def time_column(**options: Any) -> Any:
     return Field(default_factory=utcnow, sa_type=UtcDateTime, **options)
 
 
-def _maybe_time(**options: Any) -> Any:
+def maybe_time_column(**options: Any) -> Any:
     return Field(default=None, sa_type=UtcDateTime, nullable=True, **options)
 
 
-def _json(factory: Any = dict) -> Any:
+def maybe_json_column() -> Any:
+    return Field(default=None, sa_type=MaybeJson, nullable=True)
+
+
+def json_column(factory: Any = dict) -> Any:
     return Field(default_factory=factory, sa_type=Json, nullable=False)
 
 
@@ -88,8 +93,8 @@ class Row(SQLModel):
     """Common to every named thing."""
 
     id: str = Field(default_factory=new_id, primary_key=True, max_length=36)
-    created_at: datetime = _time()
-    updated_at: datetime = _time()
+    created_at: datetime = time_column()
+    updated_at: datetime = time_column()
 
 
 # --- the network ---------------------------------------------------------------------------------------
@@ -100,7 +105,7 @@ class Domain(Row, table=True):
 
     __tablename__ = "domain"
     name: str = Field(unique=True, max_length=253)
-    parameters: dict[str, Any] = _json()
+    parameters: dict[str, Any] = json_column()
 
 
 class Subnet(Row, table=True):
@@ -110,15 +115,15 @@ class Subnet(Row, table=True):
     name: str = Field(unique=True, max_length=128)
     cidr: str = Field(unique=True, max_length=64)
     gateway: str | None = Field(default=None, max_length=64)
-    dns: list[str] = _json(list)
-    pools: list[list[str]] = _json(list)
-    dynamic: list[list[str]] = _json(list)
+    dns: list[str] = json_column(list)
+    pools: list[list[str]] = json_column(list)
+    dynamic: list[list[str]] = json_column(list)
     vlan: int | None = None
     unknown: str = Field(
         default="ignore", max_length=16
     )  # what an unknown machine gets: ignore (local disk) | discover
     domain_id: str | None = Field(default=None, foreign_key="domain.id")
-    parameters: dict[str, Any] = _json()
+    parameters: dict[str, Any] = json_column()
 
 
 class Address(Row, table=True):
@@ -146,7 +151,7 @@ class OperatingSystem(Row, table=True):
     name: str = Field(unique=True, max_length=128)
     family: str = Field(max_length=32)
     version: str = Field(max_length=32)
-    parameters: dict[str, Any] = _json()
+    parameters: dict[str, Any] = json_column()
 
 
 class Medium(Row, table=True):
@@ -158,7 +163,7 @@ class Medium(Row, table=True):
     architecture: str = Field(default="x86_64", max_length=16)
     source: str = Field(max_length=1024)
     mirror: str = Field(default="", max_length=1024)
-    files: dict[str, Any] = _json()
+    files: dict[str, Any] = json_column()
     verified_by: str = Field(default="", max_length=256)
     ready: bool = False
 
@@ -175,7 +180,7 @@ class Image(Row, table=True):
     size: int = Field(sa_type=BigInteger)
     architecture: str = Field(default="x86_64", max_length=16)
     user: str = Field(default="root", max_length=64)  # whom handover logs in as
-    parameters: dict[str, Any] = _json()
+    parameters: dict[str, Any] = json_column()
 
 
 class Hypervisor(Row, table=True):
@@ -200,16 +205,6 @@ class Flavor(Row, table=True):
     disk_gib: int = 10
 
 
-class Release(Row, table=True):
-    """An immutable set of templates, pinned by digest. For now one is current: the newest."""
-
-    __tablename__ = "template_release"
-    digest: str = Field(unique=True, max_length=64)
-    git_commit: str | None = Field(default=None, max_length=64)
-    files: dict[str, Any] = _json()  # path -> text
-    current: bool = False
-
-
 # --- hosts -------------------------------------------------------------------------------------------------
 
 
@@ -227,7 +222,9 @@ class HostGroup(Row, table=True):
     hypervisor_id: str | None = Field(default=None, foreign_key="hypervisor.id")
     flavor_id: str | None = Field(default=None, foreign_key="flavor.id")
     handover: str | None = Field(default=None, max_length=32)
-    parameters: dict[str, Any] = _json()
+    storage: dict[str, Any] | None = maybe_json_column()  # see storage.py; None inherits
+    network: dict[str, Any] | None = maybe_json_column()  # see network.py; None inherits
+    parameters: dict[str, Any] = json_column()
 
 
 class Host(Row, table=True):
@@ -269,9 +266,11 @@ class Host(Row, table=True):
     hypervisor_id: str | None = Field(default=None, foreign_key="hypervisor.id", index=True)
     flavor_id: str | None = Field(default=None, foreign_key="flavor.id")
     handover: str | None = Field(default=None, max_length=32)  # driver, "none", or NULL to inherit
-    parameters: dict[str, Any] = _json()
+    storage: dict[str, Any] | None = maybe_json_column()  # see storage.py; None inherits
+    network: dict[str, Any] | None = maybe_json_column()  # see network.py; None inherits
+    parameters: dict[str, Any] = json_column()
     power: str | None = Field(default=None, max_length=8)  # last power state seen: on | off
-    power_seen_at: datetime | None = _maybe_time()
+    power_seen_at: datetime | None = maybe_time_column()
     power_wanted: str | None = Field(
         default=None, max_length=8
     )  # asked by an operator, not yet done: on | off | cycle | reset
@@ -281,19 +280,19 @@ class Host(Row, table=True):
     # where it is on its way
     state: str = Field(default="enrolled", max_length=16, index=True)
     step: str = Field(default="", max_length=32)
-    state_since: datetime = _time()
-    step_since: datetime | None = _maybe_time()  # when the step was begun; NULL: not begun
+    state_since: datetime = time_column()
+    step_since: datetime | None = maybe_time_column()  # when the step was begun; NULL: not begun
     wanted: str | None = Field(
         default=None, max_length=16
     )  # verb to follow as soon as the host is ready: build
     version: int = 1
     wake: int = 0
-    due_at: datetime | None = _maybe_time()
-    deadline_at: datetime | None = _maybe_time()
+    due_at: datetime | None = maybe_time_column()
+    deadline_at: datetime | None = maybe_time_column()
     priority: int = 0
     limit_key: str | None = Field(default=None, max_length=256)
     lease_owner: str | None = Field(default=None, max_length=80)
-    lease_expires: datetime | None = _maybe_time()
+    lease_expires: datetime | None = maybe_time_column()
     attempts: int = 0
     failure: str | None = Field(default=None, sa_type=Text, nullable=True)
     failure_kind: str | None = Field(default=None, max_length=32)
@@ -327,7 +326,7 @@ class Bmc(Row, table=True):
     username: str = Field(default="", max_length=64)
     secret: str = Field(default="", sa_type=Text)
     system: str = Field(default="", max_length=128)
-    options: dict[str, Any] = _json()
+    options: dict[str, Any] = json_column()
 
 
 class Deployment(Row, table=True):
@@ -346,20 +345,20 @@ class Deployment(Row, table=True):
     method: str = Field(default="image", max_length=16)
     token_hash: str = Field(default="", max_length=64, index=True)
     secret_seed: str = Field(default="", sa_type=Text)
-    token_expires: datetime | None = _maybe_time()
+    token_expires: datetime | None = maybe_time_column()
     boots: int = 0
     progress: int = 0  # percent
     progress_text: str = Field(default="", max_length=256)
-    built_at: datetime | None = _maybe_time()
-    phoned_home_at: datetime | None = _maybe_time()
-    failed_at: datetime | None = _maybe_time()
+    built_at: datetime | None = maybe_time_column()
+    phoned_home_at: datetime | None = maybe_time_column()
+    failed_at: datetime | None = maybe_time_column()
     failure: str = Field(default="", sa_type=Text)
     log_tail: str = Field(default="", sa_type=Text)
-    host_keys: list[str] = _json(list)
+    host_keys: list[str] = json_column(list)
     runs: int = 1  # which handover run this is: raised by configure and retry
     handover_offset: int = 0
-    result: dict[str, Any] = _json()  # what the handover reported
-    ended_at: datetime | None = _maybe_time()
+    result: dict[str, Any] = json_column()  # what the handover reported
+    ended_at: datetime | None = maybe_time_column()
     outcome: str | None = Field(default=None, max_length=16)  # active | failed | cancelled | replaced
 
 
@@ -373,7 +372,7 @@ class Event(SQLModel, table=True):
     __tablename__ = "event"
     __table_args__ = (Index("ix_event_host", "host_id", "id"), {"sqlite_autoincrement": True})
     id: int | None = Field(default=None, sa_type=BigId, primary_key=True)
-    at: datetime = _time()
+    at: datetime = time_column()
     host_id: str | None = Field(default=None, max_length=36)
     host_name: str = Field(default="", max_length=63)
     deployment_id: str | None = Field(default=None, max_length=36)
@@ -385,7 +384,7 @@ class Event(SQLModel, table=True):
     actor: str = Field(default="", max_length=128)  # user:NAME, machine, engine, dhcp, hypervisor
     cause: str = Field(default="", max_length=256)
     message: str = Field(default="", sa_type=Text)
-    data: dict[str, Any] = _json()
+    data: dict[str, Any] = json_column()
     key: str | None = Field(default=None, max_length=128, unique=True)
 
 
@@ -409,8 +408,8 @@ class Token(Row, table=True):
     )
     name: str = Field(default="", max_length=128)
     hash: str = Field(unique=True, max_length=64)
-    expires_at: datetime | None = _maybe_time()
-    used_at: datetime | None = _maybe_time()
+    expires_at: datetime | None = maybe_time_column()
+    used_at: datetime | None = maybe_time_column()
 
 
 class Idempotency(SQLModel, table=True):
@@ -420,8 +419,8 @@ class Idempotency(SQLModel, table=True):
     key: str = Field(primary_key=True, max_length=200)  # user id + ":" + the client's key
     request_hash: str = Field(max_length=64)
     status: int
-    body: dict[str, Any] = _json()
-    created_at: datetime = _time(index=True)
+    body: dict[str, Any] = json_column()
+    created_at: datetime = time_column(index=True)
 
 
 class Setting(SQLModel, table=True):
@@ -429,7 +428,7 @@ class Setting(SQLModel, table=True):
 
     __tablename__ = "setting"
     name: str = Field(primary_key=True, max_length=64)
-    value: dict[str, Any] = _json()
+    value: dict[str, Any] = json_column()
 
 
 def table(model: type[SQLModel]) -> Table:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from sqlalchemy import update
+from sqlalchemy import func
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from provisiond.errors import ConfigError, NotFound
+from provisiond.inventory.release_tables import EVERYWHERE, PointerMove, Release, ReleasePointer
 from provisiond.inventory.store import Store
-from provisiond.inventory.tables import Release
 from provisiond.templating.headers import Header, parse_header
 
 MAX_FILE = 256 << 10
@@ -124,15 +124,26 @@ async def ensure_release(store: Store, catalogue: Catalogue) -> Release:
             await session.execute(select(Release).where(col(Release.digest) == catalogue.digest))
         ).scalar_one_or_none()
         if release is None:
+            newest = (await session.execute(select(func.max(col(Release.number))))).scalar() or 0
             release = Release(
-                digest=catalogue.digest, git_commit=catalogue.git_commit, files=dict(catalogue.files)
+                number=newest + 1,
+                digest=catalogue.digest,
+                git_commit=catalogue.git_commit,
+                files=dict(catalogue.files),
             )
             session.add(release)
-        await session.execute(
-            update(Release).where(col(Release.digest) != catalogue.digest).values(current=False)
-        )
-        release.current = True
-        await session.flush()
+            await session.flush()
+        pointer = await session.get(ReleasePointer, EVERYWHERE)
+        if pointer is None or pointer.release_id != release.id:
+            before = pointer.release_id if pointer else None
+            move = PointerMove(place=EVERYWHERE, release_id=release.id, before_id=before, actor="daemon")
+            session.add(move)
+            await session.flush()
+            assert move.id is not None
+            pointer = pointer or ReleasePointer(place=EVERYWHERE, release_id=release.id, move_id=move.id)
+            pointer.release_id, pointer.move_id, pointer.moved_at = release.id, move.id, move.at
+            session.add(pointer)
+            await session.flush()
         return release
 
     try:

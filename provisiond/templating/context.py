@@ -13,7 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from provisiond.inventory.network import Network
 from provisiond.inventory.resolve import ResolvedHost, ResolvedInterface
+from provisiond.inventory.storage import Storage
+from provisiond.templating.disks import plan_storage
+from provisiond.templating.links import LayoutError, plan_network
+from provisiond.templating.sandbox import unusable
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ def build_context(
         "image": _present(host.image, "name", "format", "sha256", "size", "user"),
         "deployment": _present(host.deployment, "id", "number"),
         "parameters": _plain(host.parameters),
+        "storage": _storage(host),
+        "network": _network(host),
         "ssh_authorized_keys": _keys(host.parameters.get("ssh_authorized_keys"), authorized_keys),
         "urls": urls.names(),
     }
@@ -99,6 +106,11 @@ def machine_context(base: str, boot: BootFiles | None = None) -> dict[str, Any]:
     return context
 
 
+_ROOT_FILESYSTEM = {
+    "redhat": "xfs",
+    "fedora": "btrfs",
+    "suse": "btrfs",
+}  # what each family makes of / unless told otherwise
 _NO_INTERFACE: Mapping[str, Any] = {
     "name": "", "mac": None, "ip": None, "version": 4, "prefix": None, "netmask": None, "gateway": None, "dns": [],
     "domain": None, "vlan": None, "subnet": None, "primary": True,
@@ -127,6 +139,26 @@ def _interface(interface: ResolvedInterface, host: ResolvedHost) -> dict[str, An
             "vlan": interface.subnet.vlan,
         }
     return seen
+
+
+def _storage(host: ResolvedHost) -> Any:
+    """The plan of its disks; a description that was stored before a rule became stricter fails where it is used."""
+    try:
+        described = Storage.model_validate(host.storage) if host.storage is not None else None
+        system = host.operating_system.family if host.operating_system else ""
+        return plan_storage(described, host.row.firmware, _ROOT_FILESYSTEM.get(system))
+    except ValueError as error:
+        return unusable("storage", f"the storage description does not fit: {error}", "storage")
+
+
+def _network(host: ResolvedHost) -> Any:
+    try:
+        described = Network.model_validate(host.network) if host.network is not None else None
+        return plan_network(described, host.interfaces)
+    except LayoutError as error:
+        return unusable("network", str(error), error.key)
+    except ValueError as error:
+        return unusable("network", f"the network description does not fit: {error}", "network")
 
 
 def _medium(host: ResolvedHost) -> dict[str, Any]:

@@ -15,8 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from provisiond.errors import ConfigError
+from provisiond.inventory.network import NetworkDescription
 from provisiond.inventory.parameters import merge
 from provisiond.inventory.resolve import ResolvedHost, ResolvedInterface
+from provisiond.inventory.storage import StorageDescription
 from provisiond.inventory.tables import Deployment, Domain, Host, Image, Medium, OperatingSystem, Subnet
 from provisiond.templating.context import BootFiles, BuildUrls, build_context, machine_context
 
@@ -99,6 +101,8 @@ class Fixture(_Strict):
     subnets: dict[str, Net] = Field(default_factory=dict)
     interfaces: list[Card] = Field(default_factory=list)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    storage: StorageDescription | None = None
+    network: NetworkDescription | None = None
     boot: Loader = Loader()
     boot_url: str = "http://10.0.0.1:8421"
     authorized_keys: list[str] = Field(default_factory=list)
@@ -138,6 +142,8 @@ class Fixture(_Strict):
             groups=tuple(self.groups),
             merged=merge([(f"host {self.name}", self.parameters)]),
             handover=None,
+            storage=self.storage,
+            network=self.network,
             deployment=Deployment(id="99999999-8888-7777-6666-555555555555", host_id="x", number=3),
         )
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from provisiond.config import TemplateSettings
 from provisiond.errors import NotFound, RenderError
+from provisiond.inventory.release_tables import Release
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
-from provisiond.inventory.tables import Release
 from provisiond.templating.catalogue import catalogue_of, ensure_release, read_directory, shipped_directory
 from provisiond.templating.context import BootFiles, BuildUrls, build_context, machine_context
 from provisiond.templating.render import Limits, Renderer

@@ -176,7 +176,10 @@ def _explained(error: BaseException, template_id: str, host: str, values: Mappin
             if isinstance(error, LimitReached | TemplateFailure | ValueError | TemplateError)
             else f"{type(error).__name__}: {error}"
         )
-        return RenderError(path, f"{said}{of_host}", line=line)
+        about = error.key if isinstance(error, TemplateFailure) else ""
+        return RenderError(
+            path, f"{about}: {said}{of_host}" if about else f"{said}{of_host}", line=line, key=about or None
+        )
     return RenderError(path, f"{type(error).__name__} while rendering{of_host}", line=line)
 
 

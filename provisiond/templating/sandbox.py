@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Undefined, nodes, pass_context, pass_environment
@@ -60,7 +61,11 @@ class LimitReached(Exception):
 
 
 class TemplateFailure(Exception):
-    """A template called ``fail('why')``."""
+    """A template called ``fail('why', 'storage.raids')``, or used a description that does not fit the host; ``key`` is the place."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class MissingKey(UndefinedError):
@@ -127,6 +132,11 @@ class Missing(StrictUndefined):
         if name.startswith("__"):
             raise AttributeError(name)
         return self._fail()
+
+
+def unusable(name: str, why: str, key: str) -> Missing:
+    """Stands for the description ``name`` of a host that it does not fit: any use of it is a TemplateFailure that says ``why``."""
+    return Missing(hint=why, name=name, exc=partial(TemplateFailure, key=key))  # type: ignore[arg-type]
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -315,9 +325,9 @@ def _range(*arguments: int) -> range:
     return numbers
 
 
-def _fail(message: str) -> str:
-    """End the rendering with this message: what the host asks for cannot be expressed."""
-    raise TemplateFailure(str(message)[:500])
+def _fail(why: str, key: str = "") -> None:
+    """End the rendering with a reason of the template's own; ``key`` is what in the host's data it is about."""
+    raise TemplateFailure(str(why)[:500], str(key)[:200])
 
 
 def _metered_concat(pieces: Iterable[str]) -> str:

@@ -12,11 +12,12 @@ from sqlalchemy import event, insert, select, update
 from provisiond.errors import NotFound
 from provisiond.inventory import catalogue, history
 from provisiond.inventory.hosts import create_hosts, get_host
+from provisiond.inventory.release_tables import Release
 from provisiond.inventory.resolve import host_by_mac, host_by_token, resolve_host, resolve_hosts
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.shapes import HostCreate
 from provisiond.inventory.store import Store
-from provisiond.inventory.tables import Bmc, Deployment, Host, Release, new_row, table, utcnow
+from provisiond.inventory.tables import Bmc, Deployment, Host, new_row, table, utcnow
 from tests.integration.inventory.test_catalogue import FIRST, make
 
 _host, _bmc, _deployment, _release = table(Host), table(Bmc), table(Deployment), table(Release)
@@ -105,7 +106,7 @@ async def test_many_in_order_and_those_gone(store: Store, host_id: str) -> None:
 
 async def test_by_mac_and_by_token(store: Store, box: SecretBox, host_id: str) -> None:
     """A boot token finds its build until it expires; the newest build is shown with its release."""
-    release = new_row(Release, digest="a" * 64)
+    release = new_row(Release, number=1, digest="a" * 64)
     build = new_row(
         Deployment,
         host_id=host_id,

@@ -12,8 +12,8 @@ from sqlmodel import col, select
 
 from provisiond.config import TemplateSettings
 from provisiond.errors import ConfigError, NotFound, RenderError
+from provisiond.inventory.release_tables import Release
 from provisiond.inventory.store import Store
-from provisiond.inventory.tables import Release
 from provisiond.templating.catalogue import (
     Catalogue,
     catalogue_of,
