@@ -40,7 +40,9 @@ Sha256 = Annotated[str | None, typer.Option(help="SHA-256 the source must have."
 def create_system(
     context: typer.Context,
     name: Name,
-    family: Annotated[str, typer.Option(help="debian or redhat.")],
+    family: Annotated[
+        str, typer.Option(help="debian, ubuntu, redhat, fedora, suse, coreos, flatcar, talos, esxi or other.")
+    ],
     version: Annotated[str, typer.Option(help="As its vendor writes it.")],
     param: Params = None,
     params_file: ParamsFile = None,

@@ -73,7 +73,9 @@ class OperatingSystem(Request):
     """What can be installed."""
 
     name: Name
-    family: Literal["debian", "redhat", "suse", "other"]
+    family: Literal[
+        "debian", "ubuntu", "redhat", "fedora", "suse", "coreos", "flatcar", "talos", "esxi", "other"
+    ]
     version: Annotated[Word, Field(min_length=1, max_length=32)]
     parameters: Parameters = Field(default_factory=dict)
 

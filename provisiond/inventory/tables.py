@@ -145,7 +145,7 @@ class Address(Row, table=True):
 
 
 class OperatingSystem(Row, table=True):
-    """What can be installed: ``name`` such as debian-12; ``family`` debian or redhat; ``version`` as its vendor writes it."""
+    """What can be installed: ``name`` such as debian-12; ``family`` debian, redhat ...; ``version`` as its vendor writes it."""
 
     __tablename__ = "operating_system"
     name: str = Field(unique=True, max_length=128)

@@ -33,10 +33,9 @@ KNOWN_SYSTEMS = {
     "debian-11": ("debian", "11"),
     "debian-12": ("debian", "12"),
     "debian-13": ("debian", "13"),
-    "rocky-9": ("redhat", "9"),
-    "alma-9": ("redhat", "9"),
-    "rhel-9": ("redhat", "9"),
-    "centos-stream-9": ("redhat", "9"),
+    **{f"{n}-{v}": ("redhat", v) for n in ("rhel", "alma", "rocky") for v in ("8", "9", "10")},
+    **{f"centos-stream-{v}": ("redhat", v) for v in ("9", "10")},
+    **{f"fedora-{v}": ("fedora", v) for v in ("42", "43", "44")},
 }
 """Operating systems that need no introduction: name -> (family, version)."""
 

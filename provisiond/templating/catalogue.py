@@ -41,6 +41,10 @@ class Catalogue:
         headers = {path: parse_header(path, text) for path, text in files.items()}
         return cls(files, digest(files), MappingProxyType(headers), git_commit)
 
+    def has(self, kind: str, family: str, version: str) -> bool:
+        """Whether some template of ``kind`` suits the operating system."""
+        return any(h.kind == kind and h.fits(family, version) for h in self.headers.values())
+
     def find(self, kind: str, family: str = "", version: str = "") -> str:
         """The id of the template of ``kind`` that suits the operating system best. Raises NotFound when none does."""
         fitting = [

@@ -19,8 +19,13 @@ from provisiond.templating.catalogue import catalogue_of, ensure_release, read_d
 from provisiond.templating.context import BootFiles, BuildUrls, build_context, machine_context
 from provisiond.templating.render import Limits, Renderer
 
-UNATTENDED = {"redhat": "kickstart", "debian": "preseed"}
-"""The kind of an installer's unattended file, by family."""
+UNATTENDED: dict[str, tuple[str, ...]] = {
+    "redhat": ("kickstart",),
+    "fedora": ("kickstart",),
+    "debian": ("preseed",),
+    "esxi": ("esxi-kickstart",),
+}
+"""The kinds of an installer's unattended file, by family: the first one with a template for the host's version is taken."""
 SEED = ("user-data", "meta-data", "network-config", "vendor-data")
 """The NoCloud files of an image's first boot."""
 LOADERS = ("ipxe", "grub", "pxelinux")
@@ -86,12 +91,18 @@ class Renderings:
 
     async def unattended(self, host: ResolvedHost, urls: BuildUrls) -> str:
         """The installer's unattended file. Raises RenderError."""
-        family = host.operating_system.family if host.operating_system else ""
-        if family not in UNATTENDED:
+        system = host.operating_system
+        kinds = UNATTENDED.get(system.family, ()) if system else ()
+        if system is None or not kinds:
             raise RenderError(
-                "unattended", f"host {host.name}: no installer is known for the family {family or '(none)'!r}"
+                "unattended",
+                f"host {host.name}: no installer is known for the family {(system.family if system else '') or '(none)'!r}",
             )
-        return await self.render(host, UNATTENDED[family], urls)
+        renderer = await self.renderer(host.release_id)
+        for kind in kinds:
+            if renderer.catalogue.has(kind, system.family, system.version):
+                return await self.render(host, kind, urls)
+        return await self.render(host, kinds[0], urls)
 
     async def seed(self, host: ResolvedHost, boot_url: str, box: SecretBox) -> tuple[tuple[str, str], ...]:
         """The NoCloud files (name, text) of the host's open deployment. Raises RenderError."""
