@@ -11,11 +11,11 @@ from sqlalchemy import event, insert, select, update
 
 from provisiond.errors import NotFound
 from provisiond.inventory import catalogue, history
-from provisiond.inventory.hosts import create_hosts, get_host
+from provisiond.inventory.hosts import create_hosts, get_host, update_host
 from provisiond.inventory.release_tables import Release
 from provisiond.inventory.resolve import host_by_mac, host_by_token, resolve_host, resolve_hosts
 from provisiond.inventory.secrets import SecretBox
-from provisiond.inventory.shapes import HostCreate
+from provisiond.inventory.shapes import HostCreate, HostUpdate
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Bmc, Deployment, Host, new_row, table, utcnow
 from tests.integration.inventory.test_catalogue import FIRST, make
@@ -94,6 +94,31 @@ async def test_everything_is_there(store: Store, host_id: str) -> None:
         "operating_system": "operating system debian-12", "group": "group all", "web": "group web", "own": "host web01",
     }  # fmt: skip
     assert host.with_row(version=9).row.version == 9 and host.row.version == 1
+
+
+async def test_descriptions_are_inherited_whole(store: Store, box: SecretBox, host_id: str) -> None:
+    """The nearest group's counts as a whole, the host's own before all; one emptied again inherits."""
+
+    async def descriptions() -> tuple[object, object]:
+        async with store.read() as session:
+            host = await resolve_host(session, host_id)
+        return host.storage, host.network
+
+    group = catalogue.CATALOGUE["group"]
+    assert await descriptions() == (None, None)
+    for name, change in (
+        ("all", {"storage": {"layout": "lvm", "encrypt": True}, "network": {"mtu": 9000}}),
+        ("web", {"storage": {"swap": "2GiB"}}),
+    ):
+        await catalogue.change(store, group, name, group.update.model_validate(change), actor="t")
+    assert await descriptions() == ({"swap": "2GiB"}, {"mtu": 9000})
+    own = {"network": {"mode": "dhcp"}}
+    assert (await update_host(store, box, "web01", HostUpdate.model_validate(own), actor="t")).network == {
+        "mode": "dhcp"
+    }
+    assert await descriptions() == ({"swap": "2GiB"}, {"mode": "dhcp"})
+    await update_host(store, box, "web01", HostUpdate.model_validate({"network": None}), actor="t")
+    assert await descriptions() == ({"swap": "2GiB"}, {"mtu": 9000})
 
 
 async def test_many_in_order_and_those_gone(store: Store, host_id: str) -> None:
