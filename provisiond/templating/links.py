@@ -167,7 +167,7 @@ def _settle(
     if link["inside"] and given != ["none"]:
         raise LayoutError(
             f"{link['name']} is a member of {link['inside']} and cannot have addresses itself",
-            f"network.{link['kind']}s.{link['name']}.addresses",
+            _place(link),
         )
     dns: list[str] = []
     for address in given:
@@ -175,7 +175,7 @@ def _settle(
             if card is None or card.ip is None or card.subnet is None:
                 raise LayoutError(
                     f"{link['name']} has no reserved address in the inventory; give the card one, or write dhcp",
-                    f"network.{link['kind']}s.{link['name']}.addresses",
+                    _place(link),
                 )
             prefix = ipaddress.ip_network(card.subnet.cidr, strict=False).prefixlen
             link["addresses"].append(_address(f"{card.ip}/{prefix}"))
@@ -203,6 +203,12 @@ def _is_tagged(
     if link["kind"] == "vlan" or card is None or card.subnet is None or card.subnet.vlan is None:
         return False
     return any(other["id"] == card.subnet.vlan for other in links.values())
+
+
+def _place(link: dict[str, Any]) -> str:
+    """Where in the description the addresses of a link are said."""
+    section = "cards" if link["kind"] == "ethernet" else f"{link['kind']}s"
+    return f"network.{section}.{link['name']}.addresses"
 
 
 def _address(text: str) -> dict[str, Any]:

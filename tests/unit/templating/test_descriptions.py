@@ -168,7 +168,7 @@ def test_links_come_after_what_they_stand_on() -> None:
     ("described", "key", "said"),
     [
         ({"bonds": [{"name": "bond0", "cards": ["eth7"]}]}, "network.bonds.bond0", "no network card or link 'eth7'"),
-        ({"cards": [{"card": "eth2", "addresses": ["reserved"]}]}, "network.ethernets.eth2.addresses", "has no reserved address"),
+        ({"cards": [{"card": "eth2", "addresses": ["reserved"]}]}, "network.cards.eth2.addresses", "has no reserved address"),
         ({"bridges": [{"name": "eth1", "links": []}]}, "network.bridges.eth1", "is the name of a network card"),
         (
             {"vlans": [{"name": "v", "id": 3, "link": "eth0", "addresses": ["dhcp"]}], "bridges": [{"name": "br", "links": ["v"]}]},
