@@ -21,6 +21,7 @@ from provisiond.boot.loader import Loaders, load
 from provisiond.boot.machines import Machines
 from provisiond.boot.scripts import Scripts
 from provisiond.config import BootSettings, Settings, StateSettings, TemplateSettings
+from provisiond.inventory.release_tables import EVERYWHERE
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import (
@@ -106,7 +107,7 @@ class Served:
         deployment = Deployment(
             host_id=host.id, method=method, token_hash=hashlib.sha256(token.encode()).hexdigest(),
             secret_seed=self.world.box.encrypt(token), token_expires=utcnow() + timedelta(minutes=60),
-            release_id=self.world.renderings.release_id,
+            release_id=(await self.world.renderings.standing()).pointers[EVERYWHERE],
         )  # fmt: skip
         host.deployment_id = deployment.id
         async with self.world.store.write() as session:

@@ -41,7 +41,8 @@ log = structlog.get_logger(__name__)
 HOSTS = "hosts"  # some host may be due
 EVENTS = "events"  # the history grew
 CATALOGUE_CHANGED = "catalogue"  # groups, subnets, images, global parameters ... changed
-TOPICS = (HOSTS, EVENTS, CATALOGUE_CHANGED)
+RELEASES = "releases"  # a pointer, rollout or flag moved: another release is current for some host
+TOPICS = (HOSTS, EVENTS, CATALOGUE_CHANGED, RELEASES)
 _CHANNEL = "provisiond"
 _CHECKPOINT_COMMITS = 500  # the log is folded into the SQLite file after so many
 
@@ -61,6 +62,8 @@ class Store:
         self._write_lock = asyncio.Lock()
         self._subscribers: dict[str, set[asyncio.Event]] = {topic: set() for topic in TOPICS}
         self.known = Known()
+        self.hears = self.sqlite
+        """Whether every change of the other daemons is heard of now: while it is not, nothing that others change may be kept."""
         self._commits = 0
         self._enough = asyncio.Event()
         self._closing = False
@@ -185,11 +188,13 @@ class Store:
             try:
                 async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {_CHANNEL}")
+                    self.hears = True
                     for topic in TOPICS:
                         self.wake(topic)
                     async for notice in connection.notifies():
                         self.wake(notice.payload)
             except psycopg.Error as error:
+                self.hears = False
                 log.warning("store.listen_broken", error=type(error).__name__)
                 await asyncio.sleep(1.0)
 

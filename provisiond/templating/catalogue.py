@@ -16,13 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from provisiond.errors import ConfigError, NotFound
-from provisiond.inventory.release_tables import EVERYWHERE, PointerMove, Release, ReleasePointer
-from provisiond.inventory.store import Store
+from provisiond.inventory.release_tables import EVERYWHERE, PointerMove, Release, Rollout
+from provisiond.inventory.store import EVENTS, RELEASES, Store
 from provisiond.templating.headers import Header, parse_header
+from provisiond.templating.pointers import lock_pointers, move_pointer
 
 MAX_FILE = 256 << 10
 MAX_FILES = 2000
 SUFFIX = ".j2"
+DAEMON = "daemon"  # who moves the pointer when nobody has said anything
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,11 @@ def _git_commit(root: Path) -> str | None:
 
 
 async def ensure_release(store: Store, catalogue: Catalogue) -> Release:
-    """The release of these files, stored if its digest is new, and current from now on. Safe to call at once by several daemons."""
+    """The release of the configured directory, stored if its digest is new. Safe to call at once by several daemons.
+
+    It becomes the current one everywhere for as long as nobody but the daemon itself has ever moved that pointer, and no rollout
+    is under way there: whoever has once said which release is to be current is not overruled by a daemon's start.
+    """
 
     async def work(session: AsyncSession) -> Release:
         release = (
@@ -133,27 +139,29 @@ async def ensure_release(store: Store, catalogue: Catalogue) -> Release:
                 number=newest + 1,
                 digest=catalogue.digest,
                 git_commit=catalogue.git_commit,
+                imported_by=DAEMON,
                 files=dict(catalogue.files),
             )
             session.add(release)
             await session.flush()
-        pointer = await session.get(ReleasePointer, EVERYWHERE)
-        if pointer is None or pointer.release_id != release.id:
-            before = pointer.release_id if pointer else None
-            move = PointerMove(place=EVERYWHERE, release_id=release.id, before_id=before, actor="daemon")
-            session.add(move)
-            await session.flush()
-            assert move.id is not None
-            pointer = pointer or ReleasePointer(place=EVERYWHERE, release_id=release.id, move_id=move.id)
-            pointer.release_id, pointer.move_id, pointer.moved_at = release.id, move.id, move.at
-            session.add(pointer)
-            await session.flush()
+        await lock_pointers(session)
+        others = select(col(PointerMove.id)).where(
+            col(PointerMove.place) == EVERYWHERE, col(PointerMove.actor) != DAEMON
+        )
+        rolling = select(col(Rollout.id)).where(col(Rollout.active_place) == EVERYWHERE)
+        if (
+            not (await session.execute(others.limit(1))).first()
+            and not (await session.execute(rolling)).first()
+        ):
+            await move_pointer(
+                session, EVERYWHERE, release.id, actor=DAEMON, reason="the configured directory"
+            )
         return release
 
     try:
-        return await store.transact(work)
+        return await store.transact(work, RELEASES, EVENTS)
     except IntegrityError:  # another daemon stored the same release in the same moment
-        return await store.transact(work)
+        return await store.transact(work, RELEASES, EVENTS)
 
 
 def catalogue_of(release: Release) -> Catalogue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from provisiond.errors import NotFound, RenderError
 from provisiond.inventory.release_tables import Release
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.secrets import SecretBox
-from provisiond.inventory.store import Store
+from provisiond.inventory.store import RELEASES, Store
 from provisiond.templating.catalogue import catalogue_of, ensure_release, read_directory, shipped_directory
 from provisiond.templating.context import BootFiles, BuildUrls, build_context, machine_context
+from provisiond.templating.current import Standing, load_standing, release_for
 from provisiond.templating.render import Limits, Renderer
 
 UNATTENDED: dict[str, tuple[str, ...]] = {
@@ -29,50 +31,86 @@ UNATTENDED: dict[str, tuple[str, ...]] = {
 SEED = ("user-data", "meta-data", "network-config", "vendor-data")
 """The NoCloud files of an image's first boot."""
 LOADERS = ("ipxe", "grub", "pxelinux")
+MAX_RENDERERS = (
+    16  # a fleet's hosts are built with few releases at a time; one holds a few MB of compiled templates
+)
 
 
 class Renderings:
-    """Renders templates for hosts. Made by ``open``; ``release_id`` is the release that new builds are pinned to."""
+    """Renders templates for hosts. Made by ``open``."""
 
-    def __init__(
-        self, store: Store, limits: Limits, current: Release, authorized_keys: Sequence[str]
-    ) -> None:
-        self.release_id = current.id
+    def __init__(self, store: Store, limits: Limits, authorized_keys: Sequence[str]) -> None:
         self._store = store
         self._limits = limits
         self._keys = tuple(authorized_keys)
-        self._renderers = {current.id: Renderer(catalogue_of(current), limits)}
+        self._renderers: OrderedDict[str, Renderer] = OrderedDict()
+        self._loading = asyncio.Lock()
+        self._moved = store.subscribe(RELEASES)
+        self._standing: Standing | None = None
+        self._looks = 0
 
     @classmethod
     async def open(
         cls, store: Store, settings: TemplateSettings, authorized_keys: Sequence[str] = ()
     ) -> Renderings:
-        """Read the directory of templates and make its release the current one.
+        """Read the directory of templates and store its release; see ensure_release on when it becomes the current one.
 
         ``authorized_keys`` are public keys put on every machine beside the host's own. Raises ConfigError, RenderError.
         """
         catalogue = await asyncio.to_thread(
             read_directory, Path(settings.dir) if settings.dir else shipped_directory()
         )
-        release = await ensure_release(store, catalogue)
-        return cls(store, Limits(settings.render_seconds, settings.render_bytes), release, authorized_keys)
+        await ensure_release(store, catalogue)
+        made = cls(store, Limits(settings.render_seconds, settings.render_bytes), authorized_keys)
+        await made.renderer()
+        return made
+
+    async def standing(self) -> Standing:
+        """What is current where, read again only after something moved here or in another daemon."""
+        if self._standing is not None and self._store.hears and not self._moved.is_set():
+            return self._standing
+        self._moved.clear()
+        self._standing = None
+        self._looks += 1
+        look = self._looks
+        async with self._store.read() as session:
+            found = await load_standing(session)
+        if look == self._looks:  # else somebody began to look later, and may have seen more
+            self._standing = found
+        return found
+
+    async def current_for(self, host: ResolvedHost) -> str:
+        """The id of the release that a new build of this host would be pinned to. Raises NotFound."""
+        return release_for(host.id, host.group_ids, await self.standing())
+
+    async def renderer_for(self, host: ResolvedHost) -> Renderer:
+        """Of the release its build is pinned to, or that a build would get now. Raises NotFound."""
+        return await self.renderer(host.release_id or await self.current_for(host))
 
     async def renderer(self, release_id: str | None = None) -> Renderer:
-        """The renderer of a release (None: the current one). Raises NotFound."""
-        wanted = release_id or self.release_id
+        """The renderer of a release; None: of the one that is current everywhere, which strangers get. Raises NotFound."""
+        wanted = release_id or release_for("", (), await self.standing())
         if wanted not in self._renderers:
-            async with self._store.read() as session:
-                release = await session.get(Release, wanted)
-            if release is None:
-                raise NotFound("release", wanted)
-            self._renderers[wanted] = Renderer(catalogue_of(release), self._limits)
+            async with self._loading:
+                if wanted not in self._renderers:
+                    self._renderers[wanted] = await self._load(wanted)
+                    if len(self._renderers) > MAX_RENDERERS:
+                        self._renderers.popitem(last=False)
+        self._renderers.move_to_end(wanted)
         return self._renderers[wanted]
+
+    async def _load(self, release_id: str) -> Renderer:
+        async with self._store.read() as session:
+            release = await session.get(Release, release_id)
+        if release is None:
+            raise NotFound("release", release_id)
+        return Renderer(await asyncio.to_thread(catalogue_of, release), self._limits)
 
     async def render(
         self, host: ResolvedHost, kind: str, urls: BuildUrls, boot: BootFiles | None = None
     ) -> str:
         """The text of ``kind`` (kickstart, user-data, ipxe-installer ...) for this host. Raises RenderError."""
-        renderer = await self.renderer(host.release_id)
+        renderer = await self.renderer_for(host)
         system = host.operating_system
         family, version = (system.family, system.version) if system else ("", "")
         try:
@@ -98,7 +136,7 @@ class Renderings:
                 "unattended",
                 f"host {host.name}: no installer is known for the family {(system.family if system else '') or '(none)'!r}",
             )
-        renderer = await self.renderer(host.release_id)
+        renderer = await self.renderer_for(host)
         for kind in kinds:
             if renderer.catalogue.has(kind, system.family, system.version):
                 return await self.render(host, kind, urls)
@@ -111,10 +149,14 @@ class Renderings:
         urls = BuildUrls.of(boot_url, box.decrypt(host.deployment.secret_seed))
         return tuple([(kind, await self.render(host, kind, urls)) for kind in SEED])
 
-    async def check(self, host: ResolvedHost, boot_url: str) -> None:
-        """Render all that a build of this host will be served, and throw it away. Raises RenderError before anything happens."""
+    async def check(self, host: ResolvedHost, boot_url: str) -> str:
+        """Render all that a build of this host will be served, and throw it away. Raises RenderError before anything happens.
+
+        Returns the id of the release it was rendered from: its build's, or the one that a new build is to be pinned to.
+        """
+        release_id = host.release_id or await self.current_for(host)
         urls = BuildUrls.of(boot_url, "TOKEN")
-        checked = host if host.deployment else _with_deployment(host)
+        checked = host if host.deployment else _with_deployment(host, release_id)
         boot = BootFiles(
             mac=host.mac or "00:00:00:00:00:00", why="check", kernel="kernel", initrd="initrd", url=urls.base
         )
@@ -127,8 +169,11 @@ class Renderings:
                 await self.render(checked, kind, urls)
             for loader in LOADERS:
                 await self.render(checked, f"{loader}-ramdisk", urls, boot)
+        return release_id
 
 
-def _with_deployment(host: ResolvedHost) -> ResolvedHost:
-    placeholder: Any = SimpleNamespace(id="00000000-0000-0000-0000-000000000000", number=1, release_id=None)
+def _with_deployment(host: ResolvedHost, release_id: str) -> ResolvedHost:
+    placeholder: Any = SimpleNamespace(
+        id="00000000-0000-0000-0000-000000000000", number=1, release_id=release_id
+    )
     return replace(host, deployment=placeholder)

@@ -52,12 +52,12 @@ async def prepare(host: ResolvedHost, world: World) -> Outcome:
     missing = _what_is_missing(host)
     if missing:
         return Failed(missing, retryable=False, kind="incomplete")
-    await world.renderings.check(host, world.boot_url)
+    release_id = await world.renderings.check(host, world.boot_url)
     if host.deployment is not None:
         return Complete(f"deployment {host.deployment.number} was open already")
     token, made = secrets.token_urlsafe(32), new_id()
     row = new_row(
-        Deployment, id=made, host_id=host.id, release_id=world.renderings.release_id, method=host.row.method,
+        Deployment, id=made, host_id=host.id, release_id=release_id, method=host.row.method,
         token_hash=hashlib.sha256(token.encode()).hexdigest(), secret_seed=world.box.encrypt(token),
         token_expires=utcnow() + timedelta(minutes=world.settings.boot.token_minutes),
     )  # fmt: skip

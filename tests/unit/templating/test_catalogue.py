@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sqlmodel import col, select
+from sqlmodel import select
 
 from provisiond.config import TemplateSettings
 from provisiond.errors import ConfigError, NotFound, RenderError
-from provisiond.inventory.release_tables import Release
-from provisiond.inventory.store import Store
+from provisiond.inventory.release_tables import EVERYWHERE, PointerMove, Release, Rollout
+from provisiond.inventory.store import RELEASES, Store
 from provisiond.templating.catalogue import (
     Catalogue,
     catalogue_of,
@@ -23,7 +23,9 @@ from provisiond.templating.catalogue import (
     shipped_directory,
 )
 from provisiond.templating.context import BuildUrls
+from provisiond.templating.current import load_standing
 from provisiond.templating.headers import parse_header
+from provisiond.templating.pointers import move_pointer
 from provisiond.templating.reference import reference
 from provisiond.templating.release import Renderings
 from tests.golden.hosts import ALMA_MEDIUM, DEBIAN_MEDIUM, IMAGE, make_host
@@ -141,22 +143,45 @@ def test_git_commit(tmp_path: Path) -> None:
     assert read_directory(tmp_path).git_commit is None
 
 
+async def current(store: Store) -> str:
+    """The id of the release that is current everywhere."""
+    async with store.read() as session:
+        return (await load_standing(session)).pointers[EVERYWHERE]
+
+
 async def test_release_is_stored_once_and_current(store: Store) -> None:
-    """The same files are the same release, also when several daemons start at once; new files become current."""
+    """The same files are the same release, also when several daemons start at once; the directory's files are current."""
     first = Catalogue.of({"a.j2": template("x")})
     second = Catalogue.of({"a.j2": template("x", body="other")})
     releases = await asyncio.gather(*(ensure_release(store, first) for _ in range(5)))
-    assert len({r.id for r in releases}) == 1
+    assert len({r.id for r in releases}) == 1 and await current(store) == releases[0].id
     newer = await ensure_release(store, second)
     await ensure_release(store, second)
     async with store.read() as session:
-        rows = {r.digest: r.current for r in (await session.execute(select(Release))).scalars()}
-    assert rows == {first.digest: False, second.digest: True}
+        rows = {r.digest: r.number for r in (await session.execute(select(Release))).scalars()}
+        moves = (await session.execute(select(PointerMove))).scalars().all()
+    assert rows == {first.digest: 1, second.digest: 2} and len(moves) == 2
+    assert await current(store) == newer.id
     assert catalogue_of(newer).files["a.j2"].endswith("other")
-    back = await ensure_release(store, first)
-    async with store.read() as session:
-        current = (await session.execute(select(Release.id).where(col(Release.current)))).scalars().all()
-    assert current == [back.id]
+    assert (await ensure_release(store, first)).id == await current(store)
+
+
+async def test_what_was_made_current_by_hand_stays(store: Store) -> None:
+    """A daemon that starts with other files stores them, and leaves the pointer where somebody has put it."""
+    first = await ensure_release(store, Catalogue.of({"a.j2": template("x")}))
+    second = await ensure_release(store, Catalogue.of({"a.j2": template("x", body="other")}))
+    await store.transact(lambda s: move_pointer(s, EVERYWHERE, first.id, actor="user:ann"), RELEASES)
+    assert (await ensure_release(store, catalogue_of(second))).id == second.id
+    assert await current(store) == first.id
+
+
+async def test_no_daemon_moves_a_pointer_under_a_rollout(store: Store) -> None:
+    """While a rollout is under way everywhere, a start with other files changes nothing that is current."""
+    first = await ensure_release(store, Catalogue.of({"a.j2": template("x")}))
+    async with store.write() as session:
+        session.add(Rollout(number=1, active_place=EVERYWHERE, release_id=first.id))
+    await ensure_release(store, Catalogue.of({"a.j2": template("x", body="other")}))
+    assert await current(store) == first.id
 
 
 async def test_changed_release_is_noticed(store: Store) -> None:
