@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import Field
 
 from provisiond.api.deps import ApiDeps
-from provisiond.api.masking import MASK, mask
 from provisiond.errors import NotFound
 from provisiond.inventory.fields import Line
 from provisiond.inventory.hosts import get_host
+from provisiond.inventory.masking import MASK, mask
 from provisiond.inventory.resolve import ResolvedHost, resolve_host
 from provisiond.inventory.shapes import Request, View
 from provisiond.templating.catalogue import Catalogue

@@ -145,7 +145,7 @@ class ShadowRun(Row, table=True):
 
 
 class ShadowDiff(SQLModel, table=True):
-    """One difference that hosts of a run have in common. ``kind``: changed | failing."""
+    """One difference that hosts of a run have in common. ``kind``: changed | failing | failing-already (what is current fails too)."""
 
     __tablename__ = "shadow_diff"
     run_id: str = Field(
@@ -159,7 +159,10 @@ class ShadowDiff(SQLModel, table=True):
 
 
 class ShadowResult(SQLModel, table=True):
-    """What a run found for one host. ``outcome``: unchanged | changed | failing; ``diffs`` are digests of ShadowDiff."""
+    """What a run found for one host. ``outcome``: unchanged | changed | failing; ``diffs`` are digests of ShadowDiff.
+
+    ``milliseconds`` and ``size`` (bytes) are of the release's renderings, ``..._before`` of what is current.
+    """
 
     __tablename__ = "shadow_result"
     run_id: str = Field(
@@ -170,7 +173,9 @@ class ShadowResult(SQLModel, table=True):
     outcome: str = Field(max_length=16)
     diffs: list[str] = json_column(list)
     milliseconds: float = 0.0
+    milliseconds_before: float = 0.0
     size: int = 0
+    size_before: int = 0
 
 
 class Rollout(Row, table=True):

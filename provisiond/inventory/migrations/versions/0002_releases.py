@@ -189,7 +189,9 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(16), nullable=False),
         sa.Column("diffs", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("milliseconds", sa.Float(), nullable=False),
+        sa.Column("milliseconds_before", sa.Float(), nullable=False),
         sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("size_before", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["run_id"], ["shadow_run.id"], name=op.f("fk_shadow_result_run_id"), ondelete="CASCADE"
         ),
