@@ -199,6 +199,8 @@ class Rollout(Row, table=True):
     gates: list[str] = json_column(list)  # as they were written
     window_seconds: int = 1800
     rebuild: int = 0  # hosts rebuilt at a time; 0: none
+    rebuild_back: bool = False  # going back rebuilds what was built with the release
+    min_builds: int = 1  # builds a step must have seen before its gates are decided
     seed: str = Field(default="", max_length=64)
     actor: str = Field(default="", max_length=128)
     state: str = Field(default="running", max_length=16, index=True)
@@ -213,3 +215,16 @@ class Rollout(Row, table=True):
     why: str = Field(default="", sa_type=Text)
     work: dict[str, Any] = json_column()  # what a step has found so far, for whoever goes on with it
     report: dict[str, Any] = json_column()
+
+
+class RolloutHost(SQLModel, table=True):
+    """A host that a rollout has asked to be rebuilt: the key is what makes it asked once. ``purpose``: forth | back."""
+
+    __tablename__ = "rollout_host"
+    rollout_id: str = Field(
+        sa_column=Column(String(36), ForeignKey("rollout.id", ondelete="CASCADE"), primary_key=True)
+    )
+    host_id: str = Field(primary_key=True, max_length=36)  # no key: a host may go, its past stays
+    purpose: str = Field(primary_key=True, max_length=8)
+    step: int = 0
+    at: datetime = time_column()

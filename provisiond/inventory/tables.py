@@ -337,11 +337,13 @@ class Deployment(Row, table=True):
     """
 
     __tablename__ = "deployment"
+    __table_args__ = (Index("ix_deployment_release", "release_id", "created_at"),)
     host_id: str = Field(
         sa_column=Column(String(36), ForeignKey("host.id", ondelete="CASCADE"), nullable=False, index=True)
     )
     number: int = 1
     release_id: str | None = Field(default=None, foreign_key="template_release.id")
+    flags: dict[str, bool] | None = maybe_json_column()  # feature flags as they were at its start
     method: str = Field(default="image", max_length=16)
     token_hash: str = Field(default="", max_length=64, index=True)
     secret_seed: str = Field(default="", sa_type=Text)

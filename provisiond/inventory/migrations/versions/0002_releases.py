@@ -109,6 +109,8 @@ def upgrade() -> None:
         sa.Column("gates", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("window_seconds", sa.Integer(), nullable=False),
         sa.Column("rebuild", sa.Integer(), nullable=False),
+        sa.Column("rebuild_back", sa.Boolean(), nullable=False),
+        sa.Column("min_builds", sa.Integer(), nullable=False),
         sa.Column("seed", sa.String(64), nullable=False),
         sa.Column("actor", sa.String(128), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
@@ -133,6 +135,18 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_rollout_due_at"), ["due_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_rollout_state"), ["state"], unique=False)
 
+    op.create_table(
+        "rollout_host",
+        sa.Column("rollout_id", sa.String(length=36), nullable=False),
+        sa.Column("host_id", sa.String(36), nullable=False),
+        sa.Column("purpose", sa.String(8), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["rollout_id"], ["rollout.id"], name=op.f("fk_rollout_host_rollout_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("rollout_id", "host_id", "purpose", name=op.f("pk_rollout_host")),
+    )
     op.create_table(
         "shadow_run",
         sa.Column("id", sa.String(36), nullable=False),
@@ -216,6 +230,12 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("deployment_id", "kind", "digest", name=op.f("pk_served_file")),
     )
+    with op.batch_alter_table("deployment", schema=None) as batch_op:
+        batch_op.add_column(
+            sa.Column("flags", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True)
+        )
+        batch_op.create_index("ix_deployment_release", ["release_id", "created_at"], unique=False)
+
     with op.batch_alter_table("host", schema=None) as batch_op:
         batch_op.add_column(
             sa.Column("storage", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True)
@@ -296,6 +316,10 @@ def downgrade() -> None:
         batch_op.drop_column("network")
         batch_op.drop_column("storage")
 
+    with op.batch_alter_table("deployment", schema=None) as batch_op:
+        batch_op.drop_index("ix_deployment_release")
+        batch_op.drop_column("flags")
+
     op.drop_table("served_file")
     op.drop_table("shadow_result")
     op.drop_table("shadow_diff")
@@ -307,6 +331,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_rollout_state"))
         batch_op.drop_index(batch_op.f("ix_rollout_due_at"))
 
+    op.drop_table("rollout_host")
     op.drop_table("rollout")
     op.drop_table("release_pointer")
     with op.batch_alter_table("pointer_move", schema=None) as batch_op:
