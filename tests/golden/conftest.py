@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.golden.cloud_init import unpacked
+from provisiond.templating.validators import cloud_init
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,7 +12,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regen", action="store_true", help="write golden files anew")
 
 
-@pytest.fixture(scope="session")
-def cloud_init() -> Path | None:
-    """Where cloud-init's Debian package is unpacked; None when no mirror has it."""
-    return unpacked()
+@pytest.fixture(scope="session", autouse=True)
+def cloud_init_package() -> None:
+    """cloud-init's Debian package is unpacked where the validators look for it; they say so where no mirror has it."""
+    cloud_init.fetch()

@@ -12,7 +12,7 @@ import pytest
 from provisiond.templating.catalogue import read_directory, shipped_directory
 from provisiond.templating.render import Renderer
 from provisiond.templating.validators import validate
-from tests.golden.hosts import context_of
+from tests.golden.hosts import FIXTURES, context_of
 
 EXPECTED = Path(__file__).parent / "expected"
 RENDERER = Renderer(read_directory(shipped_directory()))
@@ -27,15 +27,16 @@ def golden_path(template: str, fixture: str) -> Path:
 
 
 @pytest.mark.parametrize(("template", "fixture"), CASES, ids=[f"{t}@{f}" for t, f in CASES])
-def test_golden(template: str, fixture: str, cloud_init: Path | None, pytestconfig: pytest.Config) -> None:
+def test_golden(template: str, fixture: str, pytestconfig: pytest.Config) -> None:
     """The rendered text is what it was when someone last looked at it, and its format's own checker takes it."""
     text = RENDERER.render(template, context_of(fixture))
     golden = golden_path(template, fixture)
     if pytestconfig.getoption("--regen", default=False):
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text)
-    kind = RENDERER.catalogue.headers[template].kind
-    verdict = validate(kind, text, cloud_init=cloud_init)
+    system = FIXTURES[fixture].operating_system
+    family, version = (system.family, system.version) if system else ("", "")
+    verdict = validate(RENDERER.catalogue.headers[template].kind, text, family=family, version=version)
     assert not verdict.problems, f"{verdict}\n{text}"
     assert golden.is_file(), f"{golden} is missing: run 'make golden' and read what it wrote"
     assert text == golden.read_text()

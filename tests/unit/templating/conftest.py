@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.golden.cloud_init import unpacked
+from provisiond.templating.validators import cloud_init
 
 
 @pytest.fixture(scope="session")
-def cloud_init() -> Path | None:
-    """Where cloud-init's Debian package is unpacked; None when no mirror has it."""
-    return unpacked()
+def cloud_init_package() -> None:
+    """cloud-init's Debian package, unpacked where the validators look for it."""
+    if cloud_init.fetch() is None:
+        pytest.skip("apt cannot fetch the package cloud-init here")

@@ -1,0 +1,71 @@
+"""Preseed by ``debconf-set-selections --checkonly``, many through one process; its early and late commands by the shells."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+
+from provisiond.templating.validators.shell import Script, check_scripts
+from provisiond.templating.validators.verdict import Problem, Target, Verdict, run
+
+NAME = "debconf-set-selections"
+_SAID = re.compile(r"^(?:error|warning): (?P<text>.*?) on line (?P<line>\d+)(?P<rest>.*)$")
+_COMMAND = re.compile(r"^\s*\S+\s+(\S+_command)\s+string\s+(.*)$")
+
+
+def check(texts: Sequence[str], target: Target) -> list[Verdict]:
+    """One process reads all texts one after the other; the line it names says whose problem it is."""
+    skipped: tuple[str, ...] = ()
+    found: list[list[Problem]] = [[] for _ in texts]
+    if shutil.which(NAME):
+        _debconf(texts, found)
+    else:
+        skipped = (f"{NAME}: the package debconf is not installed",)
+    scripts = check_scripts([_scripts(text) for text in texts])
+    return [
+        Verdict(NAME, tuple(problems), skipped).with_more(*more)
+        for problems, more in zip(found, scripts, strict=True)
+    ]
+
+
+def _debconf(texts: Sequence[str], found: list[list[Problem]]) -> None:
+    starts, whole, at = [], [], 0
+    for text in texts:
+        starts.append(at)
+        lines = text.split("\n")
+        if lines and lines[-1].endswith("\\"):  # or it would go on into the next document
+            lines.append("")
+        whole += lines
+        at += len(lines)
+    done = run([NAME, "--checkonly"], "\n".join(whole) + "\n")
+    for said in done.stderr.splitlines():
+        place = _SAID.match(said)
+        if not place:
+            if said.strip() and len(texts) == 1:
+                found[0].append(Problem(said.strip()))
+            continue
+        line = int(place["line"])
+        whose = max(i for i, start in enumerate(starts) if start < line)
+        found[whose].append(Problem(place["text"] + place["rest"], line - starts[whose]))
+    if done.returncode and not any(found):
+        for problems in found:
+            problems.append(
+                Problem(f"{NAME} ended with status {done.returncode}: {done.stderr.strip()[:200]}")
+            )
+
+
+def _scripts(text: str) -> list[Script]:
+    """The commands, each as a script in the lines it has here (a line that ends in a backslash goes on)."""
+    scripts, lines, number = [], text.split("\n"), 0
+    while number < len(lines):
+        first, parts = number, [lines[number]]
+        while parts[-1].endswith("\\") and number + 1 < len(lines):
+            number += 1
+            parts.append(lines[number])
+        number += 1
+        command = _COMMAND.match("\n".join(parts).replace("\n", "\x00"))
+        if command and not parts[0].lstrip().startswith("#"):
+            # debconf joins the lines, and so does the shell when a backslash stands at their end
+            scripts.append(Script(command[2].replace("\x00", "\n"), "sh", first, command[1]))
+    return scripts

@@ -1,0 +1,85 @@
+"""What a validator says, and how a program that validates is run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+TIMEOUT = 120
+"""Seconds that one run of a program may take; it may be given thousands of documents at once."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong; ``line`` of the rendered text, from 1, where it is known."""
+
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}" if self.line else self.message
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``validator`` names who looked; ``skipped`` names each who could not, and why. Skipped is never the same as passed."""
+
+    validator: str
+    problems: tuple[Problem, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems and not self.skipped
+
+    def __str__(self) -> str:
+        said = [str(p) for p in self.problems] + [f"skipped: {s}" for s in self.skipped]
+        return f"{self.validator}: " + ("; ".join(said) or "passed")
+
+    def with_more(self, problems: Sequence[Problem], skipped: Sequence[str] = ()) -> Verdict:
+        """The same with what a second checker found, in the order of lines."""
+        found = sorted(dict.fromkeys([*self.problems, *problems]), key=lambda p: p.line or 0)
+        return replace(self, problems=tuple(found), skipped=tuple(dict.fromkeys([*self.skipped, *skipped])))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the texts are for: operating system family and version as hosts have them, such as redhat and 9.4; may be empty."""
+
+    kind: str
+    family: str = ""
+    version: str = ""
+
+
+Checker = Callable[[Sequence[str], Target], list[Verdict]]
+"""Looks at many texts of one kind; one verdict for each, in their order. Pure but for the programs it runs."""
+
+
+def run(command: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program on standard input; its messages in English."""
+    return subprocess.run(
+        list(command), input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False, errors="replace",
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+
+
+@contextmanager
+def as_files(texts: Sequence[str], suffixes: Sequence[str]) -> Iterator[list[str]]:
+    """The texts as files that only we may read (they hold secrets), named by number and suffix, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="provisiond-lint-") as directory:
+        paths = []
+        for number, (text, suffix) in enumerate(zip(texts, suffixes, strict=True)):
+            path = Path(directory, f"{number}{suffix}")
+            path.write_text(text, encoding="utf-8")
+            paths.append(str(path))
+        yield paths
+
+
+def number_of(path: str) -> int:
+    """Which of the texts a path of ``as_files`` belongs to."""
+    return int(Path(path).name.partition(".")[0])
