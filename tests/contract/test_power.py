@@ -501,8 +501,6 @@ async def test_ipmi_five_dead_of_fifty(inside: Netns) -> None:
             for number in range(240, 245)
         ]
 
-        stragglers: list[PowerTarget] = []
-
         async def poll(targets: list[PowerTarget]) -> list[float]:
             driver, started = IpmiPower(), time.monotonic()
 
@@ -510,9 +508,7 @@ async def test_ipmi_five_dead_of_fifty(inside: Netns) -> None:
                 try:
                     await driver.state(target)
                 except DriverUnavailable:
-                    if target not in dead:  # its answers were lost; asked again it must answer
-                        stragglers.append(target)
-                        await driver.state(target)
+                    assert target in dead
                 return time.monotonic() - started
 
             times = await asyncio.gather(*map(one, targets))
@@ -521,11 +517,10 @@ async def test_ipmi_five_dead_of_fifty(inside: Netns) -> None:
 
         without = await poll(alive)
         times = await poll(dead + alive)
-        living, dying = sorted(times[5:])[-2], max(times[:5])  # one may lose packets on a loaded machine
+        living, dying = max(times[5:]), max(times[:5])
         print(f"45 living alone {max(without):.2f} s, beside 5 dead {living:.2f} s; the dead {dying:.2f} s")
         assert living < 4.0 and living < dying
         assert dying < 8.0
-        assert len(stragglers) <= 1
 
 
 # --- libvirt ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -80,10 +81,24 @@ class OddBmcs:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
+def receive(sock: socket.socket, size: int) -> tuple[bytes, Any] | None:
+    """A packet, if there is one.
+
+    In place of pyghmi's own, which makes the socket non-blocking first: its other thread makes it blocking to answer, and where
+    that comes in between, the one thread that reads all ports waits on this one for ever.
+    """
+    try:
+        return sock.recvfrom(size, socket.MSG_DONTWAIT)
+    except OSError:
+        return None
+
+
 def play(address: str, ports: list[int], log: str, **odd: Any) -> None:
     """Serve for ever."""
     from pyghmi.ipmi import bmc as pyghmi_bmc
-    from pyghmi.ipmi.private.session import Session
+    from pyghmi.ipmi.private import session as pyghmi_session
+
+    pyghmi_session._io_recvfrom = receive
 
     class Odd(pyghmi_bmc.Bmc):  # type: ignore[misc]
         def __init__(self, port: int) -> None:
@@ -140,8 +155,10 @@ def play(address: str, ports: list[int], log: str, **odd: Any) -> None:
 
     for port in ports:
         Odd(port)
+    # where pyghmi wakes its reading thread, which may wait still on those ports only that were there when it began
+    pyghmi_session.myself = address
     while True:
-        Session.wait_for_rsp(30)
+        pyghmi_session.Session.wait_for_rsp(30)
 
 
 if __name__ == "__main__":
