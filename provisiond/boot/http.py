@@ -34,7 +34,7 @@ from provisiond.boot.target import Boot
 from provisiond.errors import RenderError
 from provisiond.lifecycle import signals
 from provisiond.media.images import format_map
-from provisiond.templating.release import SEED
+from provisiond.templating.served import SEED
 
 log = structlog.get_logger(__name__)
 

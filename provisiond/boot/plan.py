@@ -16,7 +16,7 @@ from provisiond.media.fetch import MediaError
 from provisiond.media.images import MIB, Extents, read_map
 from provisiond.templating.context import BuildUrls
 from provisiond.templating.quoting import kargs
-from provisiond.templating.release import SEED
+from provisiond.templating.served import SEED
 
 WAIT = "action wait\n"
 REBOOT = "action reboot\n"

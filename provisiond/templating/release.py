@@ -20,17 +20,8 @@ from provisiond.templating.catalogue import catalogue_of, ensure_release, read_d
 from provisiond.templating.context import BootFiles, BuildUrls, build_context, machine_context
 from provisiond.templating.current import Standing, load_standing, release_for
 from provisiond.templating.render import Limits, Renderer
+from provisiond.templating.served import SEED, kinds_served, needs_boot_files, unattended_kind
 
-UNATTENDED: dict[str, tuple[str, ...]] = {
-    "redhat": ("kickstart",),
-    "fedora": ("kickstart",),
-    "debian": ("preseed",),
-    "esxi": ("esxi-kickstart",),
-}
-"""The kinds of an installer's unattended file, by family: the first one with a template for the host's version is taken."""
-SEED = ("user-data", "meta-data", "network-config", "vendor-data")
-"""The NoCloud files of an image's first boot."""
-LOADERS = ("ipxe", "grub", "pxelinux")
 MAX_RENDERERS = (
     16  # a fleet's hosts are built with few releases at a time; one holds a few MB of compiled templates
 )
@@ -42,7 +33,7 @@ class Renderings:
     def __init__(self, store: Store, limits: Limits, authorized_keys: Sequence[str]) -> None:
         self._store = store
         self._limits = limits
-        self._keys = tuple(authorized_keys)
+        self.authorized_keys = tuple(authorized_keys)
         self._renderers: OrderedDict[str, Renderer] = OrderedDict()
         self._loading = asyncio.Lock()
         self._moved = store.subscribe(RELEASES)
@@ -120,7 +111,9 @@ class Renderings:
             raise RenderError(
                 kind, f"there is no {kind} template for {what}, which host {host.name} is to get"
             ) from None
-        return renderer.render(template, build_context(host, urls, authorized_keys=self._keys, boot=boot))
+        return renderer.render(
+            template, build_context(host, urls, authorized_keys=self.authorized_keys, boot=boot)
+        )
 
     async def render_machine(self, kind: str, base: str, boot: BootFiles | None = None) -> str:
         """The text of a boot ``kind`` (ipxe-entry, ipxe-local ...) for a machine that is no host. Raises RenderError, NotFound."""
@@ -129,18 +122,8 @@ class Renderings:
 
     async def unattended(self, host: ResolvedHost, urls: BuildUrls) -> str:
         """The installer's unattended file. Raises RenderError."""
-        system = host.operating_system
-        kinds = UNATTENDED.get(system.family, ()) if system else ()
-        if system is None or not kinds:
-            raise RenderError(
-                "unattended",
-                f"host {host.name}: no installer is known for the family {(system.family if system else '') or '(none)'!r}",
-            )
         renderer = await self.renderer_for(host)
-        for kind in kinds:
-            if renderer.catalogue.has(kind, system.family, system.version):
-                return await self.render(host, kind, urls)
-        return await self.render(host, kinds[0], urls)
+        return await self.render(host, unattended_kind(host, renderer.catalogue), urls)
 
     async def seed(self, host: ResolvedHost, boot_url: str, box: SecretBox) -> tuple[tuple[str, str], ...]:
         """The NoCloud files (name, text) of the host's open deployment. Raises RenderError."""
@@ -156,23 +139,21 @@ class Renderings:
         """
         release_id = host.release_id or await self.current_for(host)
         urls = BuildUrls.of(boot_url, "TOKEN")
-        checked = host if host.deployment else _with_deployment(host, release_id)
-        boot = BootFiles(
-            mac=host.mac or "00:00:00:00:00:00", why="check", kernel="kernel", initrd="initrd", url=urls.base
-        )
-        if host.row.method == "installer":
-            await self.unattended(checked, urls)
-            for loader in LOADERS:
-                await self.render(checked, f"{loader}-installer", urls, boot)
-        else:
-            for kind in SEED:
-                await self.render(checked, kind, urls)
-            for loader in LOADERS:
-                await self.render(checked, f"{loader}-ramdisk", urls, boot)
+        checked = host if host.deployment else in_build(host, release_id)
+        for kind in kinds_served(checked, (await self.renderer(release_id)).catalogue):
+            await self.render(checked, kind, urls, tried_boot(host, urls) if needs_boot_files(kind) else None)
         return release_id
 
 
-def _with_deployment(host: ResolvedHost, release_id: str) -> ResolvedHost:
+def tried_boot(host: ResolvedHost, urls: BuildUrls) -> BootFiles:
+    """Stands for what a loader would fetch, where something is rendered that no loader asked for."""
+    return BootFiles(
+        mac=host.mac or "00:00:00:00:00:00", why="check", kernel="kernel", initrd="initrd", url=urls.base
+    )
+
+
+def in_build(host: ResolvedHost, release_id: str | None) -> ResolvedHost:
+    """The host as it would be during its first build, with this release; the build's id is all zeros."""
     placeholder: Any = SimpleNamespace(
         id="00000000-0000-0000-0000-000000000000", number=1, release_id=release_id
     )

@@ -1,0 +1,43 @@
+"""Which files a build of a host is served: the kinds of its method and family. Pure."""
+
+from __future__ import annotations
+
+from provisiond.errors import RenderError
+from provisiond.inventory.resolve import ResolvedHost
+from provisiond.templating.catalogue import Catalogue
+
+UNATTENDED: dict[str, tuple[str, ...]] = {
+    "redhat": ("kickstart",),
+    "fedora": ("kickstart",),
+    "debian": ("preseed",),
+    "esxi": ("esxi-kickstart",),
+}
+"""The kinds of an installer's unattended file, by family: the first one with a template for the host's version is taken."""
+SEED = ("user-data", "meta-data", "network-config", "vendor-data")
+"""The NoCloud files of an image's first boot."""
+LOADERS = ("ipxe", "grub", "pxelinux")
+
+
+def kinds_served(host: ResolvedHost, catalogue: Catalogue) -> tuple[str, ...]:
+    """The installer's unattended file or the files of an image's first boot, then what each loader is given.
+
+    Raises RenderError where no installer is known for the host's family.
+    """
+    if host.row.method != "installer":
+        return (*SEED, *(f"{loader}-ramdisk" for loader in LOADERS))
+    return (unattended_kind(host, catalogue), *(f"{loader}-installer" for loader in LOADERS))
+
+
+def unattended_kind(host: ResolvedHost, catalogue: Catalogue) -> str:
+    """The kind of the installer's unattended file: the family's first one with a template for the version. Raises RenderError."""
+    system = host.operating_system
+    kinds = UNATTENDED.get(system.family, ()) if system else ()
+    if system is None or not kinds:
+        family = (system.family if system else "") or "(none)"
+        raise RenderError("unattended", f"host {host.name}: no installer is known for the family {family!r}")
+    return next((k for k in kinds if catalogue.has(k, system.family, system.version)), kinds[0])
+
+
+def needs_boot_files(kind: str) -> bool:
+    """Whether the kind is a loader's script, which names the files that the loader is to fetch (``boot``)."""
+    return kind.partition("-")[0] in LOADERS
