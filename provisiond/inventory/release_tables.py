@@ -1,6 +1,6 @@
 """The tables of template releases: where they come from, which is current where, who was served what, and how they are tried out.
 
-A release never changes: the database itself refuses (triggers in migration 0002). Pointers move; each move is a row that stays.
+A release never changes: the database itself refuses (immutable.py). Pointers move; each move is a row that stays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Column, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-from provisiond.inventory.tables import BigId, Row, json_column, maybe_time_column, time_column
+from provisiond.inventory.immutable import guard
+from provisiond.inventory.tables import BigId, Row, json_column, maybe_time_column, table, time_column
 
 EVERYWHERE = "*"
 """The place of a pointer that counts where no group's does."""
@@ -228,3 +229,7 @@ class RolloutHost(SQLModel, table=True):
     purpose: str = Field(primary_key=True, max_length=8)
     step: int = 0
     at: datetime = time_column()
+
+
+guard(table(Release), "id", "number", "digest")
+guard(table(PointerMove), "id")

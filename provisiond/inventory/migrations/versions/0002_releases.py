@@ -21,6 +21,29 @@ _POINTER = sa.table(
     "release_pointer", *map(sa.column, ("place", "release_id", "move_id")), sa.column("moved_at", _AT)
 )
 
+# Rows of these never change. A later migration that lets alembic rebuild one of them on SQLite loses its triggers: make them again.
+_UNIQUE = {"template_release": ("id", "number", "digest"), "pointer_move": ("id",)}
+
+
+def _guards(dialect: str, table: str) -> list[str]:
+    said = f"rows of {table} never change"
+    if dialect == "sqlite":
+        refuse = f"BEGIN SELECT RAISE(ABORT, '{said}'); END"
+        same = " OR ".join(f"{column} = NEW.{column}" for column in _UNIQUE[table])
+        there = f"EXISTS (SELECT 1 FROM {table} WHERE {same})"  # noqa: S608 - our own names
+        return [
+            f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refuse}",
+            f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refuse}",
+            f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {there} {refuse}",
+        ]
+    run = f"EXECUTE FUNCTION {table}_refuse()"
+    return [
+        f"CREATE OR REPLACE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{said}' USING ERRCODE = 'integrity_constraint_violation'; END $$",
+        f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW {run}",
+        f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT {run}",
+    ]
+
 
 def upgrade() -> None:
     op.create_table(
@@ -291,9 +314,18 @@ def upgrade() -> None:
         batch_op.alter_column("number", existing_type=sa.Integer(), nullable=False)
         batch_op.create_unique_constraint(batch_op.f("uq_template_release_number"), ["number"])
         batch_op.drop_column("current")
+    for guarded in _UNIQUE:
+        for statement in _guards(connection.dialect.name, guarded):
+            connection.exec_driver_sql(statement)
 
 
 def downgrade() -> None:
+    for guarded in _UNIQUE:
+        if op.get_bind().dialect.name == "postgresql":
+            op.execute(f"DROP FUNCTION {guarded}_refuse() CASCADE")
+            continue
+        for what in ("update", "delete", "replace"):
+            op.execute(f"DROP TRIGGER {guarded}_no_{what}")
     with op.batch_alter_table("template_release", schema=None) as batch_op:
         batch_op.add_column(sa.Column("current", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.execute(
