@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from provisiond.ctl import admin, hosts, machines, network, software
+from provisiond.ctl import admin, hosts, lint, machines, network, software
 from provisiond.ctl.client import ApiProblem, Unreachable
 from provisiond.ctl.common import FAILED, OK, Session, explain
 from provisiond.ctl.config import SettingsError
@@ -34,6 +34,7 @@ app.add_typer(admin.template, name="template")
 app.add_typer(admin.token, name="token")
 app.add_typer(admin.user, name="user")
 app.add_typer(admin.parameters, name="parameters")
+admin.template.command("lint")(lint.lint)
 app.command("whoami")(admin.whoami)
 app.command("lifecycle")(admin.lifecycle)
 

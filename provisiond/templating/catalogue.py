@@ -84,7 +84,12 @@ def shipped_directory() -> Path:
 
 
 def read_directory(directory: Path) -> Catalogue:
-    """Read every ``*.j2`` below ``directory`` (blocking). Links that lead out of it are refused. Raises ConfigError, RenderError."""
+    """The catalogue of ``directory`` (blocking), with its git commit. Raises ConfigError, RenderError."""
+    return Catalogue.of(read_files(directory), git_commit=_git_commit(directory.resolve()))
+
+
+def read_files(directory: Path) -> dict[str, str]:
+    """Every ``*.j2`` below ``directory`` by its id (blocking). Links that lead out of it are refused. Raises ConfigError."""
     root = directory.resolve()
     if not root.is_dir():
         raise ConfigError(f"templates.dir: there is no directory {directory}")
@@ -102,7 +107,7 @@ def read_directory(directory: Path) -> Catalogue:
             raise ConfigError(f"templates.dir: {root} holds more than {MAX_FILES} templates")
     if not files:
         raise ConfigError(f"templates.dir: there is no *{SUFFIX} below {root}")
-    return Catalogue.of(files, git_commit=_git_commit(root))
+    return files
 
 
 def _git_commit(root: Path) -> str | None:

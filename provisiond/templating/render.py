@@ -44,7 +44,7 @@ class Renderer:
         """Every parameter that the template and what it includes declare. Raises RenderError."""
         if template_id not in self._parameters:
             found: dict[str, Parameter] = {}
-            for path in self._with_included(template_id):
+            for path in self.with_included(template_id):
                 for name, parameter in self.catalogue.headers[path].parameters.items():
                     if found.setdefault(name, parameter) != parameter:
                         raise RenderError(
@@ -63,7 +63,7 @@ class Renderer:
         """
         host = _host_name(context)
         values = dict(context)
-        values["parameters"] = self._filled(template_id, context.get("parameters", {}), host)
+        values["parameters"] = self.filled(template_id, context.get("parameters", {}), host)
         counter = Meter(self.limits.seconds, self.limits.size)
         token = meter.set(counter)
         try:
@@ -87,7 +87,8 @@ class Renderer:
         finally:
             meter.reset(token)
 
-    def _filled(self, template_id: str, given: Mapping[str, Any], host: str) -> dict[str, Any]:
+    def filled(self, template_id: str, given: Mapping[str, Any], host: str) -> dict[str, Any]:
+        """The given parameters and the defaults of those the host lacks. Raises RenderError for a wrong or missing one."""
         filled = dict(given)
         for name, parameter in self.parameters(template_id).items():
             if name not in filled:
@@ -104,8 +105,8 @@ class Renderer:
                 )
         return filled
 
-    def _with_included(self, template_id: str) -> list[str]:
-        """The template and all it includes, imports or extends, by name only: a name made up at run time is refused."""
+    def with_included(self, template_id: str) -> list[str]:
+        """The template and all it includes, imports or extends, by name only: a name made up at run time is refused. Raises RenderError."""
         seen: list[str] = []
         waiting = [template_id]
         while waiting:

@@ -33,6 +33,7 @@ EXCLUDED = {
     "SC2161": "'if 1' is how a number arrives",
     "SC2078": "a constant expression is how a parameter arrives",
     "SC2164": "scripts run with set -e or trap their errors",
+    "SC2100": "a value with a dash in it (name=a-2) is how a parameter arrives",
     "SC2174": "mkdir -p -m is used for the last directory only: those above it exist",
     "SC3043": "'local' is in every sh that installers have (dash, busybox)",
 }
