@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlmodel import SQLModel
 
-from provisiond.inventory import tables  # noqa: F401  (fills the metadata)
+from provisiond.inventory import release_tables  # noqa: F401  (fills the metadata, with all other tables)
 from provisiond.inventory.store import Store
 
 KINDS = ("sqlite", "postgresql")
