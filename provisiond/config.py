@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from provisiond.errors import ConfigError
@@ -186,6 +186,34 @@ class TemplateSettings(Section):
     render_bytes: int = Field(1 << 20, ge=1024, description="Largest rendered output.")
 
 
+class RolloutSettings(Section):
+    prometheus: str = Field(
+        "",
+        description="Base URL of the Prometheus that metric gates of rollouts ask, such as http://10.0.0.5:9090.",
+    )
+    graphite: str = Field("", description="Base URL of the Graphite that metric gates of rollouts ask.")
+    metric_seconds: float = Field(10.0, gt=0, description="Longest time one metric query may take.")
+
+
+class NotifySettings(Section):
+    driver: str = Field(
+        "none",
+        description="Who is told what happens: apprise (chat and mail), webhook (signed JSON) or none.",
+    )
+    urls: list[SecretStr] = Field(
+        [],
+        description="Where notices go: Apprise's URLs (mailtos://, slack://, ...), or the webhook's http(s) URLs. They are secrets.",
+    )
+    secret: SecretStr = Field(
+        SecretStr(""), description="Key the webhook's body is signed with (HMAC-SHA256); a secret."
+    )
+    kinds: list[str] = Field(
+        ["rollout.*"],
+        description="Patterns of the kinds of event that are told, such as rollout.* or step.failed.",
+    )
+    timeout_seconds: float = Field(20.0, gt=0, description="Longest time one notice may take to be taken.")
+
+
 class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
@@ -208,6 +236,8 @@ class Settings(BaseSettings):
     dhcp: DhcpSettings = Field(default_factory=DhcpSettings)
     handover: HandoverSettings = Field(default_factory=HandoverSettings)
     templates: TemplateSettings = Field(default_factory=TemplateSettings)
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    notify: NotifySettings = Field(default_factory=NotifySettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod
@@ -315,6 +345,8 @@ def _toml(value: Any) -> str:
             return "none"
         case bool():
             return str(value).lower()
+        case SecretStr():
+            return '""' if not value.get_secret_value() else '"********"'
         case Path() | str():
             return f'"{value}"'
         case list():

@@ -14,7 +14,7 @@ from provisiond.lifecycle import rows
 from provisiond.lifecycle.path import retry_step
 from provisiond.lifecycle.table import RESTING, TRANSITIONS, WANTED_LATER, State, Verb, allowed
 
-__all__ = ["Verb", "request", "set_lock", "set_maintenance", "set_power"]
+__all__ = ["Verb", "ask", "request", "set_lock", "set_maintenance", "set_power"]
 
 POWER_ACTIONS = frozenset({"on", "off", "cycle", "reset"})
 _POWER_STATES = frozenset({State.ENROLLED, State.READY, State.ACTIVE})
@@ -28,33 +28,32 @@ async def request(store: Store, name: str, verb: Verb, *, actor: str, cause: str
     """
 
     async def work(session: AsyncSession) -> None:
-        host = await _locked_row(session, name)
-        state = State(host.state)
-        if verb == Verb.RETRY:
-            await _retry(session, host, actor, cause)
-            return
-        _refuse_if_guarded(host, verb)
-        if verb == Verb.CANCEL and await _cancelled_gently(session, host, actor, cause):
-            return
-        target = TRANSITIONS.get((state, verb))
-        if target is None and verb in WANTED_LATER.get(state, ()):
-            await rows.move_host(session, host.id, utcnow(), wanted=str(verb))
-            await history.add(
-                session,
-                host=host,
-                kind=f"intent.{verb}",
-                actor=actor,
-                cause=cause,
-                message="will follow when ready",
-            )
-            return
-        if target is None:
-            raise Conflict(
-                f"host {host.name} is {state} and cannot {verb} now; it can: {', '.join(allowed(state)) or 'nothing but wait'}"
-            )
-        await enter(session, host, target, verb, actor, cause)
+        await ask(session, name, verb, actor=actor, cause=cause)
 
     await store.transact(work, HOSTS, EVENTS)
+
+
+async def ask(session: AsyncSession, name: str, verb: Verb, *, actor: str, cause: str = "") -> None:
+    """``request`` as a part of somebody's transaction, which wakes HOSTS and EVENTS. What it raises it raises before it writes."""
+    host = await _locked_row(session, name)
+    state = State(host.state)
+    if verb == Verb.RETRY:
+        await _retry(session, host, actor, cause)
+        return
+    _refuse_if_guarded(host, verb)
+    if verb == Verb.CANCEL and await _cancelled_gently(session, host, actor, cause):
+        return
+    target = TRANSITIONS.get((state, verb))
+    if target is None and verb in WANTED_LATER.get(state, ()):
+        await rows.move_host(session, host.id, utcnow(), wanted=str(verb))
+        told = {"actor": actor, "cause": cause, "message": "will follow when ready"}
+        await history.add(session, host=host, kind=f"intent.{verb}", **told)
+        return
+    if target is None:
+        raise Conflict(
+            f"host {host.name} is {state} and cannot {verb} now; it can: {', '.join(allowed(state)) or 'nothing but wait'}"
+        )
+    await enter(session, host, target, verb, actor, cause)
 
 
 async def enter(session: AsyncSession, host: Any, target: State, verb: Verb, actor: str, cause: str) -> None:
