@@ -226,19 +226,21 @@ class _Door:
             ) from error
 
     async def seed(self, request: web.Request) -> web.Response:
-        """NoCloud files, for the ramdisk and for the first boot."""
+        """NoCloud files, for the ramdisk, for the first boot, and for installers that look for their answers there."""
         machine = await self._machine(request)
         assert machine.host is not None
-        kind = request.match_info["kind"]
         try:
-            return _text(
-                await self._world.renderings.render(machine.host, kind, self._machines.urls_of(machine))
+            text = await self._world.renderings.seed_file(
+                machine.host, request.match_info["kind"], self._machines.urls_of(machine)
             )
         except RenderError as error:
             await self._give_up(machine, error)
             raise web.HTTPServiceUnavailable(
                 text="this file cannot be rendered; the host's history says why\n"
             ) from error
+        if text is None:
+            raise web.HTTPNotFound(text="this build has no such file\n")
+        return _text(text)
 
     async def callback(self, request: web.Request) -> web.Response:
         machine = await self._machine(request)

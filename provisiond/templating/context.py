@@ -33,10 +33,10 @@ class BuildUrls:
         return cls(f"{boot_url.rstrip('/')}/boot/{token}")
 
     def names(self) -> dict[str, str]:
-        """Name in templates -> URL: plan and seed/ are read; progress, built, failed and phone_home are posted to."""
+        """Name in templates -> URL: plan, seed/ and installer.iso are read; progress, built, failed and phone_home are posted to."""
         paths = {
             "progress": "progress", "built": "built", "failed": "failed", "phone_home": "phone-home",
-            "unattended": "unattended", "plan": "plan", "seed": "seed/",
+            "unattended": "unattended", "plan": "plan", "seed": "seed/", "iso": "installer.iso",
         }  # fmt: skip
         return {"base": self.base, **{name: f"{self.base}/{path}" for name, path in paths.items()}}
 

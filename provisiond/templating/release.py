@@ -20,7 +20,7 @@ from provisiond.templating.catalogue import catalogue_of, ensure_release, read_d
 from provisiond.templating.context import BootFiles, BuildUrls, build_context, machine_context
 from provisiond.templating.current import Standing, load_standing, release_for
 from provisiond.templating.render import Limits, Renderer
-from provisiond.templating.served import SEED, kinds_served, needs_boot_files, unattended_kind
+from provisiond.templating.served import SEED, kinds_served, needs_boot_files, seed_kind, unattended_kind
 
 MAX_RENDERERS = (
     16  # a fleet's hosts are built with few releases at a time; one holds a few MB of compiled templates
@@ -124,6 +124,11 @@ class Renderings:
         """The installer's unattended file. Raises RenderError."""
         renderer = await self.renderer_for(host)
         return await self.render(host, unattended_kind(host, renderer.catalogue), urls)
+
+    async def seed_file(self, host: ResolvedHost, file: str, urls: BuildUrls) -> str | None:
+        """One file (of SEED) of the host's NoCloud seed; None where its build has no such file. Raises RenderError."""
+        kind = seed_kind(host, (await self.renderer_for(host)).catalogue, file)
+        return await self.render(host, kind, urls) if kind else None
 
     async def seed(self, host: ResolvedHost, boot_url: str, box: SecretBox) -> tuple[tuple[str, str], ...]:
         """The NoCloud files (name, text) of the host's open deployment. Raises RenderError."""

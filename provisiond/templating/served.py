@@ -10,11 +10,14 @@ UNATTENDED: dict[str, tuple[str, ...]] = {
     "redhat": ("kickstart",),
     "fedora": ("kickstart",),
     "debian": ("preseed",),
+    "ubuntu": ("autoinstall",),
     "esxi": ("esxi-kickstart",),
 }
 """The kinds of an installer's unattended file, by family: the first one with a template for the host's version is taken."""
 SEED = ("user-data", "meta-data", "network-config", "vendor-data")
 """The NoCloud files of an image's first boot."""
+SEEDED = {"autoinstall": {"user-data": "autoinstall", "meta-data": "meta-data"}}
+"""Installers that look for their unattended file as a NoCloud seed: its kind -> file of the seed -> kind."""
 LOADERS = ("ipxe", "grub", "pxelinux")
 
 
@@ -25,7 +28,16 @@ def kinds_served(host: ResolvedHost, catalogue: Catalogue) -> tuple[str, ...]:
     """
     if host.row.method != "installer":
         return (*SEED, *(f"{loader}-ramdisk" for loader in LOADERS))
-    return (unattended_kind(host, catalogue), *(f"{loader}-installer" for loader in LOADERS))
+    kind = unattended_kind(host, catalogue)
+    files = (kind, *(k for k in SEEDED.get(kind, {}).values() if k != kind))
+    return (*files, *(f"{loader}-installer" for loader in LOADERS))
+
+
+def seed_kind(host: ResolvedHost, catalogue: Catalogue, file: str) -> str | None:
+    """The kind behind ``file`` (of SEED) of the host's seed; None where its build has no such file. Raises RenderError."""
+    if host.row.method != "installer":
+        return file
+    return SEEDED.get(unattended_kind(host, catalogue), {}).get(file)
 
 
 def unattended_kind(host: ResolvedHost, catalogue: Catalogue) -> str:
