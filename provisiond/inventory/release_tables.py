@@ -44,7 +44,8 @@ class TemplateSource(Row, table=True):
 class Release(Row, table=True):
     """An immutable set of templates, pinned by digest. ``number`` counts from 1 and is how people call it.
 
-    ``lint`` is {template: [verdict texts]} of the validators at import, problems only, and ``passed``/``skipped`` counts.
+    ``lint`` is what was found at import: ``passed``, ``failed`` and ``skipped`` count renderings, ``problems`` are {file, line,
+    message}, ``skips`` say who could not look, ``forced`` is whether problems were overridden. Empty: nobody looked.
     """
 
     __tablename__ = "template_release"
@@ -72,7 +73,7 @@ class ReleasePointer(SQLModel, table=True):
 
 
 class PointerMove(SQLModel, table=True):
-    """One move of a pointer, kept for ever. ``release_id`` None: the group's own pointer was taken away."""
+    """One move of a pointer, kept for ever. ``release_id`` None: the group's own pointer was taken away; ``back``: it took one back."""
 
     __tablename__ = "pointer_move"
     __table_args__ = (Index("ix_pointer_move_place", "place", "id"), {"sqlite_autoincrement": True})
@@ -83,6 +84,7 @@ class PointerMove(SQLModel, table=True):
     at: datetime = time_column()
     actor: str = Field(default="", max_length=128)
     reason: str = Field(default="", max_length=1024)
+    back: bool = False
     rollout_id: str | None = Field(default=None, max_length=36)
 
 

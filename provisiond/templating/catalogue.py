@@ -11,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sqlalchemy import func
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -135,6 +134,7 @@ async def ensure_release(store: Store, catalogue: Catalogue) -> Release:
     """
 
     async def work(session: AsyncSession) -> Release:
+        await lock_pointers(session)
         release = (
             await session.execute(select(Release).where(col(Release.digest) == catalogue.digest))
         ).scalar_one_or_none()
@@ -149,7 +149,6 @@ async def ensure_release(store: Store, catalogue: Catalogue) -> Release:
             )
             session.add(release)
             await session.flush()
-        await lock_pointers(session)
         others = select(col(PointerMove.id)).where(
             col(PointerMove.place) == EVERYWHERE, col(PointerMove.actor) != DAEMON
         )
@@ -163,10 +162,7 @@ async def ensure_release(store: Store, catalogue: Catalogue) -> Release:
             )
         return release
 
-    try:
-        return await store.transact(work, RELEASES, EVENTS)
-    except IntegrityError:  # another daemon stored the same release in the same moment
-        return await store.transact(work, RELEASES, EVENTS)
+    return await store.transact(work, RELEASES, EVENTS)
 
 
 def catalogue_of(release: Release) -> Catalogue:

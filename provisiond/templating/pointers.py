@@ -31,11 +31,12 @@ async def move_pointer(
     actor: str,
     reason: str = "",
     rollout_id: str | None = None,
-    kind: str = MOVED,
+    back: bool = False,
 ) -> bool:
     """Make ``release_id`` current at ``place`` (a group's id, or EVERYWHERE), or take a group's own pointer away with None.
 
-    Run it by ``store.transact(work, RELEASES, EVENTS)``. Takes ``lock_pointers``. False, and nothing written, when it is so already.
+    ``back`` is for a move that takes an earlier one back: whoever rolls back next goes on from before that one. Run it by
+    ``store.transact(work, RELEASES, EVENTS)``. Takes ``lock_pointers``. False, and nothing written, when it is so already.
     """
     await lock_pointers(session)
     before = (await session.execute(select(_pointer.c.release_id).where(_pointer.c.place == place))).scalar()
@@ -43,7 +44,7 @@ async def move_pointer(
         return False
     now = utcnow()
     values: dict[str, Any] = {"place": place, "release_id": release_id, "before_id": before, "at": now}
-    values |= {"actor": actor[:128], "reason": reason[:1024], "rollout_id": rollout_id}
+    values |= {"actor": actor[:128], "reason": reason[:1024], "rollout_id": rollout_id, "back": back}
     move_id = (await session.execute(_move.insert().returning(_move.c.id), values)).scalar_one()
     if release_id is None:
         await session.execute(_pointer.delete().where(_pointer.c.place == place))
@@ -68,6 +69,7 @@ async def move_pointer(
         "move": move_id,
         "rollout_id": rollout_id,
     }
+    kind = ROLLED_BACK if back else MOVED
     await history.add(session, kind=kind, actor=actor, cause=reason, message=is_now, data=data)
     return True
 

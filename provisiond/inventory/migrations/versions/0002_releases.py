@@ -15,7 +15,9 @@ depends_on = None
 
 _AT = sa.DateTime(timezone=True)
 _MOVE = sa.table(
-    "pointer_move", *map(sa.column, ("id", "place", "release_id", "actor", "reason")), sa.column("at", _AT)
+    "pointer_move",
+    *map(sa.column, ("id", "place", "release_id", "actor", "reason", "back")),
+    sa.column("at", _AT),
 )
 _POINTER = sa.table(
     "release_pointer", *map(sa.column, ("place", "release_id", "move_id")), sa.column("moved_at", _AT)
@@ -93,6 +95,7 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("actor", sa.String(128), nullable=False),
         sa.Column("reason", sa.String(1024), nullable=False),
+        sa.Column("back", sa.Boolean(), nullable=False),
         sa.Column("rollout_id", sa.String(36), nullable=True),
         sa.ForeignKeyConstraint(
             ["before_id"], ["template_release.id"], name=op.f("fk_pointer_move_before_id")
@@ -305,7 +308,7 @@ def upgrade() -> None:
         values = {"place": "*", "release_id": row.id}
         connection.execute(
             _MOVE.insert().values(
-                **values, at=now, actor="daemon", reason="current before releases had pointers"
+                **values, at=now, actor="daemon", back=False, reason="current before releases had pointers"
             )
         )
         last = connection.execute(sa.select(sa.func.max(_MOVE.c.id))).scalar()
