@@ -47,6 +47,7 @@ from provisiond.media.jobs import MediaJobs
 from provisiond.observe.follow import History
 from provisiond.observe.health import Check, database_check
 from provisiond.observe.metrics import Metrics
+from provisiond.rollouts.controller import Rollouts
 from provisiond.templating.release import Renderings
 
 log = structlog.get_logger(__name__)
@@ -115,6 +116,13 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
         stack.push_async_callback(watch.stop)
         checks["engine"] = _engine_check(reconciler)
         metrics.source("engine", lambda: {"busy": reconciler.busy, "stale_writes": reconciler.stale})
+
+        rollouts = Rollouts(
+            store, settings.rollout, reconciler.owner, lease_seconds=settings.engine.lease_seconds
+        )
+        history.listen(rollouts.heard)
+        await rollouts.start()
+        stack.push_async_callback(rollouts.stop)
 
         jobs = MediaJobs(settings, store)
         stack.push_async_callback(jobs.close)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provisiond.api import actions, catalogue, console, hosts, media, people, templates
+from provisiond.api import actions, catalogue, console, hosts, media, people, rollouts, templates
 from provisiond.api.routing import Route
 
 SSE = "text/event-stream"
@@ -57,6 +57,7 @@ ROUTES: list[Route] = [
     Route("GET", "/imports/{id}", media.show_import, "viewer", "How far an import is"),
     Route("GET", "/templates", templates.list_templates, "viewer", "The templates of the current release"),
     Route("GET", "/templates/{id:.+}", templates.show_template, "viewer", "A template's text"),
+    *rollouts.ROUTES,
     # who may do what
     Route("GET", "/whoami", people.show_whoami, "viewer", "Whose token this is"),
     Route("GET", "/users", people.list_users, "admin", "List users"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -102,8 +103,16 @@ class RolloutReport(View):
     report: dict[str, Any]
 
 
-async def start(store: Store, settings: RolloutSettings, spec: RolloutStart, *, actor: str) -> RolloutView:
-    """Begin a rollout. Raises Invalid that names every wrong field, Conflict when another one is under way at that place."""
+Also = Callable[[AsyncSession, RolloutView], Awaitable[None]]
+
+
+async def start(
+    store: Store, settings: RolloutSettings, spec: RolloutStart, *, actor: str, also: Also | None = None
+) -> RolloutView:
+    """Begin a rollout; ``also`` is further work for the same transaction.
+
+    Raises Invalid that names every wrong field, Conflict when another one is under way at that place.
+    """
     wrong = check_steps(spec.steps)
     try:
         gates = parse_all(spec.gates, servers(settings))
@@ -112,7 +121,7 @@ async def start(store: Store, settings: RolloutSettings, spec: RolloutStart, *, 
         gates = []
     found_id = new_id()
 
-    async def work(session: AsyncSession) -> int:
+    async def work(session: AsyncSession) -> RolloutView:
         problems = list(wrong)
         await lock_pointers(session)
         release = await find_release(session, spec.release)
@@ -166,15 +175,17 @@ async def start(store: Store, settings: RolloutSettings, spec: RolloutStart, *, 
         }
         began = (await session.execute(select(_rollout).where(_rollout.c.id == found_id))).one()
         await history.add(session, **moves.event(began, "started", said, actor, **told))
-        return number
+        made = await _view(session, number)
+        if also is not None:
+            await also(session, made)
+        return made
 
     try:
-        number = await store.transact(work, EVENTS, RELEASES)
+        return await store.transact(work, EVENTS, RELEASES)
     except IntegrityError:
         raise Conflict(
             f"another rollout has just begun {_where(spec.group)}; see 'provisionctl rollout list'"
         ) from None
-    return await show(store, number)
 
 
 async def act(store: Store, number: int, verb: str, *, actor: str, reason: str = "") -> RolloutView:
@@ -217,29 +228,7 @@ async def list_all(store: Store, *, active: bool = False, limit: int = 200) -> l
 async def show(store: Store, number: int) -> RolloutView:
     """One, with its numbers of this moment. Raises NotFound."""
     async with store.read() as session:
-        row = await _row(session, number)
-        numbers = await _numbers(session)
-        facts = (
-            await measure(session, row)
-            if row.active_place is not None and row.state != State.GOING_BACK
-            else Facts({})
-        )
-    verdicts = row.work.get("verdicts", [])
-    if row.state in (State.RUNNING, State.WAITING):
-        early = [v for text in row.gates if (v := fails_already(parse(text), facts.numbers))]
-        verdicts = [v.plain() for v in early] or verdicts
-    told = (
-        facts.numbers.plain()
-        if row.active_place is not None and not row.report
-        else row.report.get("numbers", {})
-    )
-    return RolloutView(
-        **_facts(row, numbers), steps=row.steps, gates=row.gates, window_seconds=row.window_seconds, rebuild=row.rebuild,
-        rebuild_back=row.rebuild_back, min_builds=row.min_builds, seed=row.seed, step_since=row.step_since,
-        window_until=datetime.fromisoformat(row.work["until"]) if row.work.get("until") else None, numbers=told,
-        failing=[one.host for one in facts.failing] or [one["host"] for one in row.report.get("hosts", [])],
-        verdicts=verdicts, report=bool(row.report), can=allowed(State(row.state)),
-    )  # fmt: skip
+        return await _view(session, number)
 
 
 async def report(store: Store, number: int) -> RolloutReport:
@@ -356,3 +345,29 @@ def _facts(row: Any, numbers: dict[str, int]) -> dict[str, Any]:
 
 def _where(group: str | None) -> str:
     return f"in group {group}" if group else "everywhere"
+
+
+async def _view(session: AsyncSession, number: int) -> RolloutView:
+    row = await _row(session, number)
+    numbers = await _numbers(session)
+    facts = (
+        await measure(session, row)
+        if row.active_place is not None and row.state != State.GOING_BACK
+        else Facts({})
+    )
+    verdicts = row.work.get("verdicts", [])
+    if row.state in (State.RUNNING, State.WAITING):
+        early = [v for text in row.gates if (v := fails_already(parse(text), facts.numbers))]
+        verdicts = [v.plain() for v in early] or verdicts
+    told = (
+        facts.numbers.plain()
+        if row.active_place is not None and not row.report
+        else row.report.get("numbers", {})
+    )
+    return RolloutView(
+        **_facts(row, numbers), steps=row.steps, gates=row.gates, window_seconds=row.window_seconds, rebuild=row.rebuild,
+        rebuild_back=row.rebuild_back, min_builds=row.min_builds, seed=row.seed, step_since=row.step_since,
+        window_until=datetime.fromisoformat(row.work["until"]) if row.work.get("until") else None, numbers=told,
+        failing=[one.host for one in facts.failing] or [one["host"] for one in row.report.get("hosts", [])],
+        verdicts=verdicts, report=bool(row.report), can=allowed(State(row.state)),
+    )  # fmt: skip
