@@ -5,7 +5,7 @@ Shape of the plan (plain dicts and lists)::
     {disks: [{name, match: {path, id, serial, min_mib, rotational, first: bool}, partitions: [BLOCK + {size_mib, number, flag}]}],
      raids: [BLOCK + {level, members: [name], spares: [name]}],
      volume_groups: [{name, members: [name], volumes: [BLOCK + {size_mib}]}],
-     keep: [match], root: BLOCK, boot: BLOCK, swap: [BLOCK], encrypted: bool, first: bool}
+     keep: [match], blocks: [BLOCK] (all of them, in this order), root: BLOCK, boot: BLOCK, swap: [BLOCK], encrypted: bool, first: bool}
 
     BLOCK: {name, kind: partition|raid|volume, use: filesystem|swap|raid|lvm|esp|bios_boot, inside: name or None (the RAID or
             volume group it is a member of), filesystem, mount, options, encrypt: bool}
@@ -82,6 +82,7 @@ def plan_storage(storage: Storage | None, firmware: str, filesystem: str | None 
         "raids": raids,
         "volume_groups": groups,
         "keep": [match(selector) for selector in storage.keep],
+        "blocks": [p for d in disks for p in d["partitions"]] + raids + [v for g in groups for v in g["volumes"]],
         "root": root,
         "boot": boot,
         "swap": [b for b in blocks if b["use"] == "swap"],

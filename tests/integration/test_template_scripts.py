@@ -211,7 +211,7 @@ def test_early_command_watches_the_installer(
 
 def test_kickstart_reports(machines: Machines, tmp_path: Path) -> None:
     """The functions of kickstart's scripts deliver progress, success, and a failure with whatever is in its log."""
-    host = make_host(system=ALMA, medium=ALMA_MEDIUM, disk="vda")
+    host = make_host(system=ALMA, medium=ALMA_MEDIUM)
     text = RENDERER.render("kickstart/redhat-9.ks.j2", build_context(host, machines.urls))
     handler = makeVersion(RHEL9)
     KickstartParser(handler, followIncludes=False).readKickstartFromString(text)

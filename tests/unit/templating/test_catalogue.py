@@ -211,8 +211,8 @@ async def test_renderings(store: Store) -> None:
         await renderings.render(host, "kickstart", urls)
     with pytest.raises(RenderError, match=r"medium\.mirror.*web01"):
         await renderings.check(make_host(), "http://10.0.0.1:8421")
-    with pytest.raises(RenderError, match="parameter 'swap_mib' of host web01 must be a integer"):
-        await renderings.check(make_host(medium=ALMA_MEDIUM, swap_mib="big"), "http://10.0.0.1:8421")
+    with pytest.raises(RenderError, match="parameter 'packages' of host web01 must be a list"):
+        await renderings.check(make_host(medium=ALMA_MEDIUM, packages="vim"), "http://10.0.0.1:8421")
 
 
 def test_parameter_reference_is_up_to_date() -> None:
