@@ -10,10 +10,10 @@ as many statements, each with a Sync of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from psycopg import AsyncCursor
-from psycopg.abc import Params, Query
+from psycopg.abc import Params, Query, QueryNoTemplate
 
 IDLE_SECONDS = 10
 LOCK_SECONDS = 30
@@ -27,9 +27,9 @@ class OneByOneCursor(AsyncCursor[Any]):
     ) -> None:
         if returning:
             raise NotImplementedError("executemany returns no rows here")
-        changed = 0
+        statement, changed = cast(QueryNoTemplate, query), 0
         for params in params_seq:
-            await self.execute(query, params, prepare=True)
+            await self.execute(statement, params, prepare=True)
             changed += max(self.rowcount, 0)
         self._rowcount = changed
 

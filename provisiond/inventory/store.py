@@ -17,7 +17,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,9 +100,8 @@ class Store:
         self._enough.set()
         if self._task:
             if not self.sqlite:
-                await end(self._task)
-            with suppress(asyncio.CancelledError):
-                await self._task
+                self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         await self._reader.dispose()
         await self._writer.dispose()
         if self._lock_file is not None:
@@ -235,13 +234,6 @@ class Store:
             raise Conflict(
                 f"another provisiond uses {path}; SQLite serves one daemon: stop that one, or move to PostgreSQL"
             ) from None
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    """Cancel ``task`` until it has ended: a database driver may swallow a cancellation that meets it cleaning up."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=1.0)
 
 
 def is_transient(error: Exception) -> bool:

@@ -98,7 +98,8 @@ class Leases:
         try:
             while True:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await changed.wait()
                 changed.clear()
                 await self._follow_subnets()
                 await asyncio.sleep(PAUSE_SECONDS)

@@ -126,7 +126,8 @@ class Reconciler:
                 task.add_done_callback(partial(self._let_slot_go, host.id))
             if pause and not self._stopping:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._signal.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._signal.wait()
 
     def _let_slot_go(self, host_id: str, _task: asyncio.Task[None]) -> None:
         self._working.pop(host_id, None)

@@ -19,7 +19,7 @@ from sqlalchemy.sql import func
 
 from provisiond.inventory import history
 from provisiond.inventory.shapes import EventView
-from provisiond.inventory.store import EVENTS, Store, end, is_transient
+from provisiond.inventory.store import EVENTS, Store, is_transient
 from provisiond.inventory.tables import Event, table
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,8 @@ class History:
         for watcher in self._watchers:
             watcher.signal.set()
         if self._task:
-            await end(self._task)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     @property
     def closed(self) -> bool:
@@ -115,7 +116,8 @@ class History:
                     continue
                 watcher.pending = []
                 try:
-                    await asyncio.wait_for(watcher.signal.wait(), beat)
+                    async with asyncio.timeout(beat):
+                        await watcher.signal.wait()
                 except TimeoutError:
                     yield []
         finally:
@@ -135,7 +137,8 @@ class History:
         try:
             while True:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(signal.wait(), _SWEEP)
+                    async with asyncio.timeout(_SWEEP):
+                        await signal.wait()
                 if signal.is_set():
                     await asyncio.sleep(_GATHER)
                 signal.clear()

@@ -33,7 +33,8 @@ async def run_checks(checks: dict[str, Check]) -> dict[str, str]:
 
     async def one(check: Check) -> str:
         try:
-            return await asyncio.wait_for(check(), _PATIENCE) or "ok"
+            async with asyncio.timeout(_PATIENCE):
+                return await check() or "ok"
         except TimeoutError:
             return f"no answer within {_PATIENCE:g} s"
         except Exception as error:

@@ -174,7 +174,8 @@ class Connections:
         if task is None:
             task = self._opening[uri] = asyncio.create_task(self.thread(lambda: _open(uri)))
         try:
-            return await asyncio.wait_for(asyncio.shield(task), OPEN_SECONDS)
+            async with asyncio.timeout(OPEN_SECONDS):
+                return await asyncio.shield(task)
         except TimeoutError:
             raise DriverUnavailable(
                 f"hypervisor {target.name} does not answer at {uri} for {OPEN_SECONDS:.0f} s"
@@ -192,7 +193,8 @@ class Connections:
         for task in tasks:
             if task.done() and not task.cancelled() and task.exception() is None:
                 with contextlib.suppress(libvirt.libvirtError, TimeoutError):
-                    await asyncio.wait_for(self.thread(task.result().close), 5)
+                    async with asyncio.timeout(5):
+                        await self.thread(task.result().close)
             else:
                 task.cancel()
 

@@ -148,7 +148,8 @@ async def console(connections: Connections, target: HypervisorTarget, uuid: str)
     try:
         while True:
             try:
-                data = await asyncio.wait_for(queue.get(), SILENT_SECONDS)
+                async with asyncio.timeout(SILENT_SECONDS):
+                    data = await queue.get()
             except TimeoutError:
                 # libvirt was seen to lose the end of a stream: a machine that is off will say no more
                 if (

@@ -165,7 +165,8 @@ class DnsmasqDhcp:
             return  # it reads every file when it starts; as a proxy it has no use for them
         try:
             await self._serving()
-            await asyncio.wait_for(read.wait(), LIVE_SECONDS)
+            async with asyncio.timeout(LIVE_SECONDS):
+                await read.wait()
         except TimeoutError:
             await self._restart_soon()
         finally:

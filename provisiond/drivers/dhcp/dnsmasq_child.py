@@ -77,7 +77,8 @@ class Child:
     async def serving(self, seconds: float) -> None:
         """Wait until it serves. DriverUnavailable, with the cause, when that takes longer than ``seconds``."""
         try:
-            await asyncio.wait_for(self._serving.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._serving.wait()
         except TimeoutError:
             raise DriverUnavailable(f"dnsmasq does not serve DHCP: {self.problem}") from None
 
@@ -96,7 +97,8 @@ class Child:
             with suppress(ProcessLookupError):
                 process.terminate()
             with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+                async with asyncio.timeout(STOP_SECONDS):
+                    await process.wait()
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task

@@ -92,7 +92,8 @@ class LeaseFeed:
         os.close(self._descriptor)
         self._descriptor = -1
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._queue.join(), 1)
+            async with asyncio.timeout(1):
+                await self._queue.join()
         assert self._task is not None
         self._task.cancel()
         with suppress(asyncio.CancelledError):

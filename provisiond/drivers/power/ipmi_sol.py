@@ -113,7 +113,8 @@ class _Console:
                 return
             due = min(self._session.due(), self._ask_alive)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.0, due - time.monotonic()))
+                async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                    await self._wake.wait()
             self._wake.clear()
             self._session.tick()
             if time.monotonic() >= self._ask_alive and not self._session.broken:

@@ -114,7 +114,8 @@ class LibvirtPower:
             hypervisor.pool, hypervisor.on_domain, target.system, work
         )
         try:
-            return await asyncio.wait_for(future, limit)
+            async with asyncio.timeout(limit):
+                return await future
         except TimeoutError:
             raise DriverUnavailable(
                 f"{target.host}: libvirt at {target.address} did not answer in {limit:g} s"
