@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from provisiond.templating.validators.shell import Script, check_scripts, shell_of
-from provisiond.templating.validators.verdict import Problem, Target, Verdict, as_files, number_of, run
+from provisiond.templating.validators.verdict import (
+    Problem,
+    Target,
+    Verdict,
+    as_files,
+    ended_badly,
+    number_of,
+    run,
+)
 
 XMLLINT = "xmllint"
 NAME = "xmllint, AutoYaST structure"
@@ -68,11 +76,7 @@ def check(texts: Sequence[str], target: Target) -> list[Verdict]:
     else:
         with as_files(texts, [".xml"] * len(texts)) as paths:
             for at in range(0, len(paths), 500):
-                for line in run([XMLLINT, "--noout", "--nonet", *paths[at : at + 500]]).stderr.splitlines():
-                    if said := _SAID.match(line):
-                        problems[number_of(said["path"])].append(
-                            Problem(said["text"].replace("parser error : ", ""), int(said["line"]))
-                        )
+                _xmllint(paths[at : at + 500], problems)
     scripts: list[list[Script]] = []
     for text, found in zip(texts, problems, strict=True):
         root = _read(text, found) if not found else None
@@ -82,6 +86,17 @@ def check(texts: Sequence[str], target: Target) -> list[Verdict]:
         Verdict(NAME, tuple(found), skipped).with_more(*more)
         for found, more in zip(problems, check_scripts(scripts), strict=True)
     ]
+
+
+def _xmllint(paths: Sequence[str], problems: list[list[Problem]]) -> None:
+    done = run([XMLLINT, "--noout", "--nonet", *paths])
+    found = [said for line in done.stderr.splitlines() if (said := _SAID.match(line))]
+    for said in found:
+        text = said["text"].replace("parser error : ", "")
+        problems[number_of(said["path"])].append(Problem(text, int(said["line"])))
+    if done.returncode and not found:
+        for path in paths:
+            problems[number_of(path)].append(ended_badly(done))
 
 
 def _read(text: str, problems: list[Problem]) -> Element | None:

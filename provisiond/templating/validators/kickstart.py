@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
+import threading
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -81,17 +83,46 @@ def _problem(error: Any) -> Problem:
     return Problem(" ".join(said.split()), line or None)
 
 
-def _handler(text: str, syntax: str) -> Any:
-    """A handler that holds only the commands the text begins lines with: making all hundred of them takes twice the reading.
+class _Kept(threading.local):
+    """Command objects of this thread, by syntax and class, each with what it held when it was new."""
 
-    A handler cannot be used twice, as it holds what was read.
+    def __init__(self) -> None:
+        self.commands: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {}
+
+
+_kept = _Kept()
+
+
+def _handler(text: str, syntax: str) -> Any:
+    """A new handler with the commands that the text begins lines with.
+
+    Making all hundred commands of a version takes three times as long as reading a kickstart, as each builds a parser of
+    its options; so a command is made once and put back to what it was when it was new before every text.
     """
     cls, commands = _maps(syntax)
+    handler = cls(mapping={"bootloader": commands["bootloader"]})  # an empty mapping would mean all
+    handler.commands.clear()
     firsts = {line.split(None, 1)[0] for line in text.splitlines() if line.strip()}
-    return cls(mapping={name: command for name, command in commands.items() if name in firsts | _ALWAYS})
+    for name in firsts & commands.keys():
+        handler.commands[name] = command = _as_new(syntax, commands[name])
+        handler._setCommand(command)
+        command.handler = handler
+    return handler
 
 
-_ALWAYS = {"bootloader"}  # an empty mapping would mean all
+def _as_new(syntax: str, cls: Any) -> Any:
+    key = syntax, cls.__name__
+    if key not in _kept.commands:
+        command = cls()
+        held = {name: value for name, value in vars(command).items() if name not in ("op", "handler")}
+        _kept.commands[key] = command, copy.deepcopy(held)
+    command, held = _kept.commands[key]
+    parser = vars(command).get("op")
+    vars(command).clear()
+    vars(command).update(copy.deepcopy(held))
+    if parser is not None:
+        command.op = parser
+    return command
 
 
 @lru_cache(maxsize=16)

@@ -6,10 +6,18 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 
-from provisiond.templating.validators.verdict import Problem, Target, Verdict, as_files, number_of, run
+from provisiond.templating.validators.verdict import (
+    Problem,
+    Target,
+    Verdict,
+    as_files,
+    ended_badly,
+    number_of,
+    run,
+)
 
 GRUB = "grub-script-check"
-_LOOP = 'for f in "$@"; do grub-script-check "$f" 2>&1 | sed "s|^|$f: |"; if [ "${PIPESTATUS[0]}" != 0 ]; then echo "$f: ended badly"; fi; done'
+_LOOP = 'for f in "$@"; do grub-script-check "$f" 2>&1 | sed "s|^|$f: |"; if [ "${PIPESTATUS[0]}" != 0 ]; then echo "$f: ended badly"; fi; done; true'
 _GRUB_SAID = re.compile(r"^(?P<path>.*?/\d+\.cfg): (?P<text>.*)$")
 _SAYS_LITTLE = ("error: syntax error.", "error: Incorrect command.", "ended badly")
 
@@ -21,7 +29,11 @@ def check_grub(texts: Sequence[str], target: Target) -> list[Verdict]:
     said: dict[int, list[str]] = {number: [] for number in range(len(texts))}
     with as_files(texts, [".cfg"] * len(texts)) as paths:
         for at in range(0, len(paths), 500):
-            for line in run(["bash", "-c", _LOOP, "bash", *paths[at : at + 500]]).stdout.splitlines():
+            done = run(["bash", "-c", _LOOP, "bash", *paths[at : at + 500]])
+            if done.returncode:
+                for path in paths[at : at + 500]:
+                    said[number_of(path)].append(ended_badly(done).message)
+            for line in done.stdout.splitlines():
                 if found := _GRUB_SAID.match(line):
                     said[number_of(found["path"])].append(found["text"])
     return [Verdict(GRUB, tuple(_grub(texts[number], lines))) for number, lines in said.items()]

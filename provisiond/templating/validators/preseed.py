@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from provisiond.templating.validators.shell import Script, check_scripts
-from provisiond.templating.validators.verdict import Problem, Target, Verdict, run
+from provisiond.templating.validators.verdict import Problem, Target, Verdict, as_files, ended_badly, run
 
 NAME = "debconf-set-selections"
 _SAID = re.compile(r"^(?:error|warning): (?P<text>.*?) on line (?P<line>\d+)(?P<rest>.*)$")
 _COMMAND = re.compile(r"^\s*\S+\s+(\S+_command)\s+string\s+(.*)$")
+
+_OWN_DATABASE = """Config: configdb
+Templates: templatedb
+
+Name: configdb
+Driver: File
+Mode: 600
+Filename: {directory}/config.dat
+
+Name: templatedb
+Driver: File
+Mode: 600
+Filename: {directory}/templates.dat
+"""
+"""The machine's own database (debconf.conf(5)) is locked even to check: two checks at once would be one that fails."""
+
+_IN_MEMORY = "Config: c\nTemplates: t\n\nName: c\nDriver: Pipe\nInfd: none\nOutfd: none\n\nName: t\nDriver: Pipe\nInfd: none\nOutfd: none\n"
+"""A database of its own that begins empty and is kept nowhere (debconf.conf(5)): the machine's own may be locked by apt just now."""
 
 
 def check(texts: Sequence[str], target: Target) -> list[Verdict]:
@@ -19,7 +39,8 @@ def check(texts: Sequence[str], target: Target) -> list[Verdict]:
     skipped: tuple[str, ...] = ()
     found: list[list[Problem]] = [[] for _ in texts]
     if shutil.which(NAME):
-        _debconf(texts, found)
+        for at in range(0, len(texts), 1000):
+            _debconf(texts[at : at + 1000], found[at : at + 1000])
     else:
         skipped = (f"{NAME}: the package debconf is not installed",)
     scripts = check_scripts([_scripts(text) for text in texts])
@@ -38,7 +59,10 @@ def _debconf(texts: Sequence[str], found: list[list[Problem]]) -> None:
             lines.append("")
         whole += lines
         at += len(lines)
-    done = run([NAME, "--checkonly"], "\n".join(whole) + "\n")
+    with tempfile.TemporaryDirectory(prefix="provisiond-debconf-") as directory:
+        rc = Path(directory, "debconf.conf")
+        rc.write_text(_OWN_DATABASE.format(directory=directory))
+        done = run([NAME, "--checkonly"], "\n".join(whole) + "\n", DEBCONF_SYSTEMRC=str(rc))
     for said in done.stderr.splitlines():
         place = _SAID.match(said)
         if not place:
@@ -50,9 +74,7 @@ def _debconf(texts: Sequence[str], found: list[list[Problem]]) -> None:
         found[whose].append(Problem(place["text"] + place["rest"], line - starts[whose]))
     if done.returncode and not any(found):
         for problems in found:
-            problems.append(
-                Problem(f"{NAME} ended with status {done.returncode}: {done.stderr.strip()[:200]}")
-            )
+            problems.append(ended_badly(done))
 
 
 def _scripts(text: str) -> list[Script]:

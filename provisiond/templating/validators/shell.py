@@ -6,13 +6,22 @@ Scripts within other documents (kickstart sections, late commands, files that cl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from provisiond.templating.validators.verdict import Problem, Target, Verdict, as_files, number_of, run
+from provisiond.templating.validators.verdict import (
+    Problem,
+    Target,
+    Verdict,
+    as_files,
+    ended_badly,
+    number_of,
+    run,
+)
 
 EXCLUDED = {
     "SC1091": "it cannot follow a file that is only on the machine (. /etc/os-release)",
@@ -41,9 +50,10 @@ EXCLUDED = {
 SEVERITY = "warning"
 _SHELLS = {"sh": "sh", "dash": "dash", "bash": "bash", "ash": "dash", "busybox": "dash", "ksh": "ksh"}
 _BROKEN = "its syntax is wrong"
-_BASH_N = f"""for f in "$@"; do case $f in *.bash) bash -n "$f";; *) sh -n "$f";; esac || echo "$f: 1: {_BROKEN}" >&2; done"""
+_BASH_N = f"""for f in "$@"; do case $f in *.bash) bash -n "$f";; *) sh -n "$f";; esac || echo "$f: 1: {_BROKEN}" >&2; done; true"""
 _SAID = re.compile(r"^(?P<path>.*?/\d+\.(?:bash|dash)): (?:line )?(?P<line>\d+): (?P<text>.*)$")
 _REMEMBERED = 4096
+_AT_ONCE = 100  # scripts that one shellcheck is given: some seconds of work
 
 
 @dataclass(frozen=True)
@@ -100,43 +110,74 @@ def check(texts: Sequence[str], target: Target) -> list[Verdict]:
 def check_scripts(documents: Sequence[Sequence[Script]]) -> list[tuple[list[Problem], list[str]]]:
     """For each document what is wrong in its scripts, in the document's lines, and which checkers were missing.
 
-    Equal scripts are looked at once, and remembered while the process lives.
+    Scripts of one shape are looked at once, and remembered while the process lives.
     """
-    wanted = list(
-        dict.fromkeys((s.text, s.shell) for scripts in documents for s in scripts if s.shell in _LANGUAGES)
-    )
     tools = (shutil.which("bash") is not None, shutil.which("shellcheck") is not None)
-    fresh = [w for w in wanted if (w, tools) not in _known]
-    if len(_known) + len(fresh) > _REMEMBERED:
+    keys = [
+        [(shape(s.text), s.shell, tools) if s.shell in _LANGUAGES else None for s in scripts]
+        for scripts in documents
+    ]
+    if len(_known) > _REMEMBERED:
         _known.clear()
-        fresh = wanted
-    for at in range(0, len(fresh), 500):
-        _look(fresh[at : at + 500], tools)
+    fresh: dict[_Key, Script] = {}
+    for scripts, mine in zip(documents, keys, strict=True):
+        for script, key in zip(scripts, mine, strict=True):
+            if key is not None and key not in _known:
+                fresh.setdefault(key, script)
+    waiting = list(fresh.items())
+    for at in range(0, len(waiting), _AT_ONCE):
+        _look(waiting[at : at + _AT_ONCE], tools)
     answers = []
-    for scripts in documents:
-        problems: list[Problem] = []
-        looked = False
-        for script in scripts:
-            if script.shell not in _LANGUAGES:
-                continue
-            looked = True
-            problems += [script.place(p) for p in _known[(script.text, script.shell), tools]]
+    for scripts, mine in zip(documents, keys, strict=True):
+        problems = [
+            script.place(problem)
+            for script, key in zip(scripts, mine, strict=True)
+            if key is not None
+            for problem in _known[key]
+        ]
+        looked = any(key is not None for key in mine)
         missing = [] if not looked or tools[0] else ["bash -n: bash is not installed"]
         missing += [] if not looked or tools[1] else ["shellcheck: the package shellcheck is not installed"]
         answers.append((problems, missing))
     return answers
 
 
+def shape(text: str) -> bytes:
+    """What the checkers' answer depends on: the text without the numbers, addresses, names and tokens that are a host's own.
+
+    Words that hold a digit, and long ones of mixed characters, are replaced by their number in the order they are met, so that
+    equal ones stay equal; numbers and addresses by their kind. They change neither syntax nor sense of a script. Every other
+    character counts, so that nothing a value could break out with is lost. Shadow runs check thousands of such scripts.
+    """
+    words: dict[str, str] = {}
+
+    def bare(found: re.Match[str]) -> str:
+        if found["word"] is None:
+            return "\0#" if found["address"] is None else "\0@"
+        return words.setdefault(found["word"], f"\0{len(words)}\0")
+
+    return hashlib.sha256(_VALUE.sub(bare, text).encode()).digest()
+
+
+_VALUE = re.compile(
+    r"(?P<address>\b[0-9A-Fa-f]{1,4}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{1,4}\b)"  # MAC, IPv6
+    r"|\b(?P<number>[0-9]+)\b"
+    r"|(?P<word>(?=[a-z_+/-]*[0-9A-Z])[A-Za-z0-9][A-Za-z0-9_+/-]{15,}|[A-Za-z]*[0-9][A-Za-z0-9]*)"
+)
 _LANGUAGES = frozenset({"sh", "bash", "dash", "ksh"})
-_known: dict[tuple[tuple[str, str], tuple[bool, bool]], tuple[Problem, ...]] = {}
+_Key = tuple[bytes, str, tuple[bool, bool]]
+_known: dict[_Key, tuple[Problem, ...]] = {}
 
 
-def _look(scripts: Sequence[tuple[str, str]], tools: tuple[bool, bool]) -> None:
+def _look(scripts: Sequence[tuple[_Key, Script]], tools: tuple[bool, bool]) -> None:
     found: dict[int, list[Problem]] = {number: [] for number in range(len(scripts))}
-    suffixes = [".bash" if shell in ("bash", "ksh") else ".dash" for _, shell in scripts]
-    with as_files([text for text, _ in scripts], suffixes) as paths:
+    suffixes = [".bash" if script.shell in ("bash", "ksh") else ".dash" for _, script in scripts]
+    with as_files([script.text for _, script in scripts], suffixes) as paths:
         if tools[0]:
-            for line in run(["bash", "-c", _BASH_N, "bash", *paths]).stderr.splitlines():
+            done = run(["bash", "-c", _BASH_N, "bash", *paths])
+            for problems in found.values() if done.returncode else ():
+                problems.append(ended_badly(done))
+            for line in done.stderr.splitlines():
                 said = _SAID.match(line)
                 if not said or said["text"].startswith("`"):  # the second line, which shows the text
                     continue
@@ -148,8 +189,8 @@ def _look(scripts: Sequence[tuple[str, str]], tools: tuple[bool, bool]) -> None:
         if tools[1] and whole:
             for number, problem in _shellcheck(whole):
                 found[number].append(problem)
-    for number, script in enumerate(scripts):
-        _known[script, tools] = tuple(found[number])
+    for number, (key, _) in enumerate(scripts):
+        _known[key] = tuple(found[number])
 
 
 def _shellcheck(paths: Sequence[str]) -> list[tuple[int, Problem]]:
@@ -162,11 +203,11 @@ def _shellcheck(paths: Sequence[str]) -> list[tuple[int, Problem]]:
             ["shellcheck", "--norc", "--format=json1", f"--severity={SEVERITY}", f"--shell={shell}",
              f"--exclude={','.join(EXCLUDED)}", *mine]
         )  # fmt: skip
-        for comment in json.loads(said.stdout)["comments"] if said.stdout.strip() else []:
-            found.append(
-                (
-                    number_of(comment["file"]),
-                    Problem(f"SC{comment['code']}: {comment['message']}", comment["line"]),
-                )
-            )
+        if not said.stdout.strip():  # it prints an empty list where all is well
+            found += [(number_of(path), ended_badly(said)) for path in mine]
+            continue
+        found += [
+            (number_of(c["file"]), Problem(f"SC{c['code']}: {c['message']}", c["line"]))
+            for c in json.loads(said.stdout)["comments"]
+        ]
     return found

@@ -60,12 +60,23 @@ Checker = Callable[[Sequence[str], Target], list[Verdict]]
 """Looks at many texts of one kind; one verdict for each, in their order. Pure but for the programs it runs."""
 
 
-def run(command: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program on standard input; its messages in English."""
-    return subprocess.run(
-        list(command), input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False, errors="replace",
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-    )  # fmt: skip
+def run(
+    command: Sequence[str], text: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program on standard input; its messages in English. One that hangs is ended, with status 124 as timeout(1) says it."""
+    try:
+        return subprocess.run(
+            list(command), input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False, errors="replace",
+            env={**os.environ, "LC_ALL": "C.UTF-8", **environment},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"ended after {TIMEOUT} seconds")
+
+
+def ended_badly(done: subprocess.CompletedProcess[str]) -> Problem:
+    """A program that gave no answer that could be read: what it says, so that silence is never taken for consent."""
+    name = Path(done.args[0]).name
+    return Problem(f"{name} ended with status {done.returncode}: {done.stderr.strip()[:200] or 'no message'}")
 
 
 @contextmanager

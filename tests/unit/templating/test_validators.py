@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,57 @@ def test_a_vendors_own_schema_is_asked_too(tmp_path: Path, monkeypatch: pytest.M
     own.write_text(json.dumps({"type": "object", "required": ["timezone"]}))
     monkeypatch.setenv("PROVISIOND_AUTOINSTALL_SCHEMA", str(own))
     assert "'timezone' is a required property" in str(validate("autoinstall", AUTOINSTALL))
+
+
+def test_commands_kept_between_kickstarts_are_as_new() -> None:
+    """What one kickstart held is not seen by the next: each has the verdict that a handler of its own gives."""
+    parser, versions = (
+        importlib.import_module("pykickstart.parser"),
+        importlib.import_module("pykickstart.version"),
+    )
+    errors = importlib.import_module("pykickstart.errors")
+    texts = [b[1] for b in BROKEN if b[0] == "kickstart"] + [t for k, t in WELL if k == "kickstart"]
+    texts += [
+        "user --name a\nuser --name b\npart / --size 1\nnetwork --device a\n", "user --name a\npart / --size 1\npart /x --size 2\n",
+        "volgroup v pv.1\nlogvol / --vgname v --name r --size 1\n", "autopart --type lvm\npart / --size 1\n", "autopart\n",
+        "raid / --level 1 --device a raid.1 raid.2\nraid /b --level 1 --device a raid.1 raid.2\n",
+    ]  # fmt: skip
+    for text in texts * 2 + texts[::-1]:
+        handler = versions.makeVersion(versions.RHEL9)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                parser.KickstartParser(handler, followIncludes=False).readKickstartFromString(text)
+            well = True
+        except errors.KickstartError:
+            well = False
+        by_us = validate("kickstart", text, version="9")
+        assert (not [p for p in by_us.problems if not p.message.startswith("%")]) == well, (text, by_us)
+
+
+def test_the_shape_of_a_script() -> None:
+    """Words with digits may differ between scripts that are looked at once; nothing that could break out may."""
+    from provisiond.templating.validators.shell import shape
+
+    one = "curl http://10.0.0.1:8421/boot/aB-c_dEfghIjklMnop/x web01 52:54:00:aa:bb:cc 2001:db8::1 && a1=9; echo $a1"
+    two = "curl http://10.9.1.21:80/boot/Zz9Yy-xXwWvVuU_tTsS/x db2 00:16:3e:ff:ee:dd fd00:1:2::face && b2=10; echo $b2"
+    assert shape(one) == shape(two)
+    assert shape("a1 b2 a1") != shape("a1 b2 b2")
+    for other in ("echo 'a1'", 'echo "a1', "echo a1; b", "echo a1\n", "echo b", "echo $a1", "echo a-1"):
+        assert shape("echo a1") != shape(other)
+
+
+def test_a_checker_that_says_nothing_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that ends badly without a word is a problem of every document it was given."""
+    for name in ("xmllint", "shellcheck", "debconf-set-selections", "ignition-validate", "grub-script-check"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 3\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    from provisiond.templating.validators import shell
+
+    monkeypatch.setattr(shell, "_known", {})
+    for kind, text in (
+        ("autoyast", "<profile/>"), ("kexec", "echo a\n"), ("preseed", "d-i a/b string c\n"),
+        ("ignition", '{"ignition": {"version": "3.3.0"}}'), ("grub-local", "echo a\n"),
+    ):  # fmt: skip
+        assert all(v.problems for v in validate_many(kind, [text, text])), kind
