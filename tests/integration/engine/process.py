@@ -19,6 +19,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
+from provisiond.inventory import postgres
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Deployment, Host
 from provisiond.lifecycle import intents
@@ -42,6 +43,7 @@ async def work(options: argparse.Namespace) -> None:
             die()
 
     engine = {"lease_seconds": 4.0, "sweep_seconds": 0.2, "backoff_seconds": 0.05, "backoff_max_seconds": 0.2}
+    postgres.IDLE_SECONDS = 4  # as the leases: the sessions of a frozen process may wait for each other, and end one after the other
     rig = await Rig(
         options.url, Path(options.directory), engine=engine, on_disk=True, boundary=boundary
     ).open()
