@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from provisiond.templating.validators.shell import Script, check_scripts
 from provisiond.templating.validators.verdict import Problem, Target, Verdict, as_files, ended_badly, run
@@ -15,23 +13,8 @@ NAME = "debconf-set-selections"
 _SAID = re.compile(r"^(?:error|warning): (?P<text>.*?) on line (?P<line>\d+)(?P<rest>.*)$")
 _COMMAND = re.compile(r"^\s*\S+\s+(\S+_command)\s+string\s+(.*)$")
 
-_OWN_DATABASE = """Config: configdb
-Templates: templatedb
-
-Name: configdb
-Driver: File
-Mode: 600
-Filename: {directory}/config.dat
-
-Name: templatedb
-Driver: File
-Mode: 600
-Filename: {directory}/templates.dat
-"""
-"""The machine's own database (debconf.conf(5)) is locked even to check: two checks at once would be one that fails."""
-
 _IN_MEMORY = "Config: c\nTemplates: t\n\nName: c\nDriver: Pipe\nInfd: none\nOutfd: none\n\nName: t\nDriver: Pipe\nInfd: none\nOutfd: none\n"
-"""A database of its own that begins empty and is kept nowhere (debconf.conf(5)): the machine's own may be locked by apt just now."""
+"""A database that begins empty and is kept nowhere (debconf.conf(5)): the machine's own is locked even to check, by apt or a second check."""
 
 
 def check(texts: Sequence[str], target: Target) -> list[Verdict]:
@@ -59,10 +42,8 @@ def _debconf(texts: Sequence[str], found: list[list[Problem]]) -> None:
             lines.append("")
         whole += lines
         at += len(lines)
-    with tempfile.TemporaryDirectory(prefix="provisiond-debconf-") as directory:
-        rc = Path(directory, "debconf.conf")
-        rc.write_text(_OWN_DATABASE.format(directory=directory))
-        done = run([NAME, "--checkonly"], "\n".join(whole) + "\n", DEBCONF_SYSTEMRC=str(rc))
+    with as_files([_IN_MEMORY], [".conf"]) as (rc,):
+        done = run([NAME, "--checkonly"], "\n".join(whole) + "\n", DEBCONF_SYSTEMRC=rc)
     for said in done.stderr.splitlines():
         place = _SAID.match(said)
         if not place:
