@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from provisiond.ctl import admin, hosts, lint, machines, network, rollouts, software
+from provisiond.ctl import admin, flags, hosts, lint, machines, network, rollouts, software
 from provisiond.ctl.client import ApiProblem, Unreachable
 from provisiond.ctl.common import FAILED, OK, Session, explain
 from provisiond.ctl.config import SettingsError
@@ -32,6 +32,7 @@ app.add_typer(machines.hypervisor, name="hypervisor")
 app.add_typer(machines.flavor, name="flavor")
 app.add_typer(admin.template, name="template")
 app.add_typer(rollouts.app, name="rollout")
+app.add_typer(flags.app, name="flag")
 app.add_typer(admin.token, name="token")
 app.add_typer(admin.user, name="user")
 app.add_typer(admin.parameters, name="parameters")

@@ -10,9 +10,10 @@ from typing import Any
 
 
 class Known:
-    """``rows`` by (table name, id), ``paths`` of groups by id, and the global ``parameters`` (None: not read yet)."""
+    """``rows`` by (table name, id), ``paths`` of groups by id, the global ``parameters`` and all feature ``flags`` (None: not read yet)."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], Any] = {}
         self.paths: dict[str, tuple[Any, ...]] = {}
         self.parameters: Any = None
+        self.flags: Any = None

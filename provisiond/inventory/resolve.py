@@ -7,8 +7,8 @@ network cards are the host's own, settled when it was created: moving a group mu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -16,8 +16,10 @@ from sqlalchemy import Table, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.errors import NotFound
+from provisiond.inventory import flags as feature_flags
 from provisiond.inventory.known import Known
 from provisiond.inventory.parameters import GLOBAL, Merged, merge
+from provisiond.inventory.release_tables import Flag
 from provisiond.inventory.tables import (
     Bmc,
     Deployment,
@@ -40,7 +42,7 @@ PARAMETERS = "parameters"  # the Setting that holds the global ones
 _host, _bmc, _deployment, _interface, _group = (
     table(t) for t in (Host, Bmc, Deployment, Interface, HostGroup)
 )
-_setting = table(Setting)
+_setting, _flag = table(Setting), table(Flag)
 
 _ids: Any = bindparam("ids", expanding=True)
 _WIDE = (
@@ -53,6 +55,7 @@ _WIDE = (
     .where(_host.c.id.in_(_ids))
 )
 _CARDS = select(_interface).where(_interface.c.host_id.in_(_ids))
+_FLAGS = select(*(_flag.c[name] for name in ("name", "percent", "groups", "hosts", "off_hosts")))
 _GLOBAL = select(_setting.c.value).where(_setting.c.name == PARAMETERS)
 _BY_ID = {
     model: select(table(model)).where(table(model).c.id.in_(_ids))
@@ -83,6 +86,7 @@ class ResolvedHost:
     The rows are plain copies with the attributes of their tables, bound to no session. ``groups`` is the path of its groups'
     names from the root and ``group_ids`` their ids; ``interfaces`` begin with the primary one; ``merged`` are its parameters and
     where they came from; ``storage`` and ``network`` the nearest descriptions (storage.py, network.py) or None;
+    ``flags`` are the feature flags of now, which a build that begins now would keep;
     ``deployment`` is the newest one or None; ``handover`` a driver's name, "none", or None where nothing says.
     """
 
@@ -102,6 +106,7 @@ class ResolvedHost:
     group_ids: tuple[str, ...] = ()
     storage: dict[str, Any] | None = None
     network: dict[str, Any] | None = None
+    flags: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -223,6 +228,8 @@ async def resolve_hosts(
     if known.parameters is None:
         known.parameters = (await session.execute(_GLOBAL)).scalar() or {}
     everywhere = known.parameters
+    if known.flags is None:
+        known.flags = [SimpleNamespace(**row._mapping) for row in await session.execute(_FLAGS)]
 
     result = []
     for host_id in host_ids:
@@ -261,6 +268,7 @@ async def resolve_hosts(
                 network=mine["network"],
                 handover=mine["handover"],
                 deployment=deployment,
+                flags=feature_flags.evaluate(known.flags, host.id, [group.id for group in path]),
             )
         )
     return result

@@ -65,7 +65,11 @@ def build_context(
     authorized_keys: Sequence[str] = (),
     boot: BootFiles | None = None,
 ) -> dict[str, Any]:
-    """Everything a template of one host may use. ``authorized_keys`` are the daemon's own public SSH keys (handover)."""
+    """Everything a template of one host may use. ``authorized_keys`` are the daemon's own public SSH keys (handover).
+
+    ``flags`` are the feature flags its build began with; of a host whose build has not begun, those of now.
+    """
+    pinned = getattr(host.deployment, "flags", None)
     interfaces = [_interface(i, host) for i in host.interfaces]
     primary: Mapping[str, Any] = interfaces[0] if interfaces else _NO_INTERFACE
     context: dict[str, Any] = {
@@ -92,6 +96,7 @@ def build_context(
         "network": _network(host),
         "ssh_authorized_keys": _keys(host.parameters.get("ssh_authorized_keys"), authorized_keys),
         "urls": urls.names(),
+        "flags": dict(host.flags if pinned is None else pinned),
     }
     if boot is not None:
         context["boot"] = {"mac": primary["mac"], **boot.names()}

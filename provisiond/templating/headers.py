@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from provisiond.errors import RenderError
 
@@ -51,7 +51,10 @@ class Parameter(BaseModel):
 
 
 class Header(BaseModel):
-    """What a template says of itself. ``versions`` match as prefixes (``9`` takes ``9.4``); none of them means all."""
+    """What a template says of itself. ``versions`` match as prefixes (``9`` takes ``9.4``); none of them means all.
+
+    ``flags`` are the feature flags it asks for, with a line about each.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,6 +63,9 @@ class Header(BaseModel):
     families: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
     parameters: dict[str, Parameter] = Field(default_factory=dict)
+    flags: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")], str] = Field(
+        default_factory=dict
+    )
     fixtures: tuple[str, ...] = ()
 
     def fits(self, family: str, version: str) -> int:

@@ -12,7 +12,15 @@ from jinja2.exceptions import TemplateError
 from provisiond.errors import RenderError
 from provisiond.templating.catalogue import Catalogue
 from provisiond.templating.headers import Parameter
-from provisiond.templating.sandbox import LimitReached, Meter, MissingKey, Sandbox, TemplateFailure, meter
+from provisiond.templating.sandbox import (
+    LimitReached,
+    Meter,
+    MissingKey,
+    Sandbox,
+    TemplateFailure,
+    flags_now,
+    meter,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Renderer:
         self.limits = limits or Limits()
         self._sandbox = Sandbox(dict(catalogue.files))
         self._parameters: dict[str, dict[str, Parameter]] = {}
+        self._flags: dict[str, frozenset[str]] = {}
 
     def find(self, kind: str, family: str = "", version: str = "") -> str:
         """The id of the template that suits; see Catalogue.find."""
@@ -55,15 +64,25 @@ class Renderer:
             self._parameters[template_id] = found
         return self._parameters[template_id]
 
+    def flags(self, template_id: str) -> frozenset[str]:
+        """The names of the feature flags that the template and what it includes declare. Raises RenderError."""
+        if template_id not in self._flags:
+            headers = [self.catalogue.headers[path] for path in self.with_included(template_id)]
+            self._flags[template_id] = frozenset(name for header in headers for name in header.flags)
+        return self._flags[template_id]
+
     def render(self, template_id: str, context: Mapping[str, Any]) -> str:
         """The text that ``template_id`` makes of ``context`` (see context.py for what is in it).
 
-        Parameters the host lacks get the default of the template's header. Raises RenderError, which names the template, the
+        Parameters the host lacks get the default of the template's header; ``flags`` of the context are what ``flag('name')``
+        answers with. Raises RenderError, which names the template, the
         line, the host and the missing or wrong key.
         """
         host = _host_name(context)
         values = dict(context)
         values["parameters"] = self.filled(template_id, context.get("parameters", {}), host)
+        on = values.pop("flags", {})  # templates ask by flag('name'), which knows what they have declared
+        declared = flags_now.set({name: bool(on.get(name, False)) for name in self.flags(template_id)})
         counter = Meter(self.limits.seconds, self.limits.size)
         token = meter.set(counter)
         try:
@@ -86,6 +105,7 @@ class Renderer:
             raise _explained(error, template_id, host, values) from None
         finally:
             meter.reset(token)
+            flags_now.reset(declared)
 
     def filled(self, template_id: str, given: Mapping[str, Any], host: str) -> dict[str, Any]:
         """The given parameters and the defaults of those the host lacks. Raises RenderError for a wrong or missing one."""

@@ -10,7 +10,7 @@ though not exactly at it, and it holds its thread until then.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -108,6 +108,8 @@ class Meter:
 
 
 meter: ContextVar[Meter] = ContextVar("meter")
+flags_now: ContextVar[Mapping[str, bool]] = ContextVar("flags_now")
+"""The feature flags that the template being rendered declares, as they are for its host."""
 
 
 class Missing(StrictUndefined):
@@ -158,7 +160,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=_finalize,
         )
         self.globals.clear()
-        self.globals.update({"range": _range, "dict": dict, "namespace": Namespace, "fail": _fail})
+        self.globals.update(
+            {"range": _range, "dict": dict, "namespace": Namespace, "fail": _fail, "flag": _flag}
+        )
         self.filters.clear()
         self.filters.update({name: jinja_filters.FILTERS[name] for name in _FILTERS})
         self.filters.update({name: _of_what_is_there(quote) for name, quote in QUOTING.items()})
@@ -192,7 +196,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return attr in _METHODS.get(type(obj), ())
 
     def is_safe_callable(self, obj: Any) -> bool:
-        if isinstance(obj, Macro | LoopContext) or obj in (_range, dict, Namespace, _fail):
+        if isinstance(obj, Macro | LoopContext) or obj in (_range, dict, Namespace, _fail, _flag):
             return True
         owner = getattr(obj, "__self__", None)
         return getattr(obj, "__name__", "") in _METHODS.get(type(owner), ())
@@ -328,6 +332,14 @@ def _range(*arguments: int) -> range:
 def _fail(why: str, key: str = "") -> None:
     """End the rendering with a reason of the template's own; ``key`` is what in the host's data it is about."""
     raise TemplateFailure(str(why)[:500], str(key)[:200])
+
+
+def _flag(name: str) -> bool:
+    """Whether a feature flag is on for this host. One that the header does not declare is an error; an unknown one is off."""
+    declared = flags_now.get({})
+    if not isinstance(name, str) or name not in declared:
+        raise TemplateFailure(f"flag {str(name)[:64]!r} is not declared in the header under flags", "flags")
+    return declared[name]
 
 
 def _metered_concat(pieces: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ def virtual(host: ResolvedHost) -> bool:
 
 
 async def prepare(host: ResolvedHost, world: World) -> Outcome:
-    """Opens the deployment: pins the release, makes the boot token, and renders everything once.
+    """Opens the deployment: pins the release and the feature flags, makes the boot token, and renders everything once.
 
     A template that cannot be rendered for this host fails here, before anything happens to the machine.
     """
@@ -57,7 +57,7 @@ async def prepare(host: ResolvedHost, world: World) -> Outcome:
         return Complete(f"deployment {host.deployment.number} was open already")
     token, made = secrets.token_urlsafe(32), new_id()
     row = new_row(
-        Deployment, id=made, host_id=host.id, release_id=release_id, method=host.row.method,
+        Deployment, id=made, host_id=host.id, release_id=release_id, flags=dict(host.flags), method=host.row.method,
         token_hash=hashlib.sha256(token.encode()).hexdigest(), secret_seed=world.box.encrypt(token),
         token_expires=utcnow() + timedelta(minutes=world.settings.boot.token_minutes),
     )  # fmt: skip
