@@ -10,7 +10,9 @@ from provisiond.templating.validators.shell import Script, check_scripts
 from provisiond.templating.validators.verdict import Problem, Target, Verdict, as_files, ended_badly, run
 
 NAME = "debconf-set-selections"
-_SAID = re.compile(r"^(?:error|warning): (?P<text>.*?) on line (?P<line>\d+)(?P<rest>.*)$")
+_SAID = re.compile(
+    r"^(?:error: |warning: )?(?P<text>.*?),? (?:on |skipping |<> )?line (?P<line>\d+)(?P<rest>.*?)\.?$"
+)
 _COMMAND = re.compile(r"^\s*\S+\s+(\S+_command)\s+string\s+(.*)$")
 
 _IN_MEMORY = "Config: c\nTemplates: t\n\nName: c\nDriver: Pipe\nInfd: none\nOutfd: none\n\nName: t\nDriver: Pipe\nInfd: none\nOutfd: none\n"
@@ -47,8 +49,8 @@ def _debconf(texts: Sequence[str], found: list[list[Problem]]) -> None:
     for said in done.stderr.splitlines():
         place = _SAID.match(said)
         if not place:
-            if said.strip() and len(texts) == 1:
-                found[0].append(Problem(said.strip()))
+            for problems in found if said.strip() else ():
+                problems.append(Problem(said.strip()))
             continue
         line = int(place["line"])
         whose = max(i for i, start in enumerate(starts) if start < line)
