@@ -36,7 +36,7 @@ DEBIAN_MIRROR = "http://deb.debian.org/debian"
 class InstallerRequest:
     """What to take. ``source`` is a URL (mirror, or an ISO by its name), a directory or an ISO file; empty: the vendor's mirror.
 
-    ``family`` debian or redhat and ``version`` as in OperatingSystem. ``sha256`` is that of the ISO. ``unverified`` takes
+    ``family`` debian, redhat or fedora and ``version`` as in OperatingSystem. ``sha256`` is that of the ISO. ``unverified`` takes
     files that nothing vouches for. ``keyring`` holds the keys a Debian mirror must be signed with.
     """
 
@@ -196,11 +196,16 @@ async def _plan(tree: Tree, request: InstallerRequest, folder: Path) -> _Plan:
     match request.family:
         case "debian":
             return await _debian(tree, request, folder)
-        case "redhat":
+        case "redhat" | "fedora":
             return await _redhat(tree, request)
+        case "esxi":
+            raise MediaError(
+                "ESXi's installer is no kernel and initrd but mboot.efi with some 150 modules, which is not imported; "
+                "serve the ISO's files yourself, with the build's ks= on kernelopt in boot.cfg (docs/templates/families.md)"
+            )
         case _:
             raise MediaError(
-                f"no installer of the family {request.family!r} is known; there are debian and redhat"
+                f"no installer of the family {request.family!r} is known; there are debian, redhat and fedora"
             )
 
 

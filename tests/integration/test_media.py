@@ -304,14 +304,25 @@ def make_iso(root: Path, iso: Path) -> Path:
     return iso
 
 
-@pytest.mark.parametrize("shape", ["directory", "iso"])
-async def test_redhat_tree(settings: Settings, tmp_path: Path, shape: str) -> None:
-    """A RHEL-family tree, unpacked or on its ISO, is checked by its .treeinfo."""
+@pytest.mark.parametrize(
+    ("shape", "family", "version"),
+    [("directory", "redhat", "9"), ("iso", "redhat", "10"), ("iso", "fedora", "43")],
+)
+async def test_redhat_tree(settings: Settings, tmp_path: Path, shape: str, family: str, version: str) -> None:
+    """A tree of RHEL's kin or Fedora, unpacked or on its ISO, is checked by its .treeinfo."""
     tree = redhat_tree(tmp_path / "tree")
-    source = tree if shape == "directory" else make_iso(tree, tmp_path / "rocky.iso")
-    files = await add_medium(settings, InstallerRequest("rocky-9", "redhat", "9", str(source)), quiet)
+    source = tree if shape == "directory" else make_iso(tree, tmp_path / "tree.iso")
+    files = await add_medium(settings, InstallerRequest("medium", family, version, str(source)), quiet)
     assert (settings.state.media_dir / str(files.files["kernel"]["path"])).read_bytes() == KERNEL
     assert "treeinfo" in files.verified_by
+
+
+async def test_esxi_is_not_imported(settings: Settings, tmp_path: Path) -> None:
+    """What ESXi boots is not a kernel and an initrd: the refusal says what to do."""
+    tree = redhat_tree(tmp_path / "tree")
+    with pytest.raises(MediaError, match=r"mboot\.efi.*boot\.cfg"):
+        await add_medium(settings, InstallerRequest("esxi-8", "esxi", "8.0", str(tree)), quiet)
+    assert left_in(settings) == []
 
 
 async def test_damaged_redhat_iso(settings: Settings, tmp_path: Path) -> None:
