@@ -6,6 +6,7 @@ sh and python3.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -104,12 +105,23 @@ def installer(tmp_path: Path) -> Path:
         "readlink",
         "echo",
         "true",
+        "rm",
     ):
         (programs / name).symlink_to(busybox)
     in_target = programs / "in-target"
-    in_target.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {tmp_path}/in-target\n')
+    # runs the script on the directory of the target instead of in a root file system of its own
+    places = f"s#\\(/root/\\.ssh\\|/etc/\\|/usr/local/\\|/home/\\|/mnt/\\)#{tmp_path}/target\\1#g"
+    in_target.write_text(
+        f"#!/bin/sh\n/bin/sed -e '{places}' {tmp_path}/target$2 > {tmp_path}/moved && PATH={tmp_path}/fakes:/bin:/usr/bin $1 {tmp_path}/moved\n"
+    )
     in_target.chmod(0o755)
-    for name in ("bin", "root", "etc/sudoers.d", "etc/systemd/system", "usr/local/sbin"):
+    (tmp_path / "fakes").mkdir()
+    for name in ("apt-get", "systemctl", "install", "update-ca-certificates"):
+        (tmp_path / "fakes" / name).write_text(
+            f'#!/bin/sh\nprintf "%s\\n" "{name} $*" >> {tmp_path}/in-target\n'
+        )
+        (tmp_path / "fakes" / name).chmod(0o755)
+    for name in ("bin", "root", "etc/systemd/system", "usr/local/sbin"):
         (tmp_path / "target" / name).mkdir(parents=True)
     shutil.copy(busybox, tmp_path / "target/bin/base64")
     (tmp_path / "syslog").write_text("started\n")
@@ -119,7 +131,7 @@ def installer(tmp_path: Path) -> Path:
 def preseed_command(name: str, machines: Machines, installer: Path, **parameters: Any) -> list[str]:
     """The command of a rendered preseed as busybox is given it, its paths moved below ``installer``."""
     host = make_host(medium=DEBIAN_MEDIUM, **parameters)
-    text = RENDERER.render("preseed/debian-12.cfg.j2", build_context(host, machines.urls))
+    text = RENDERER.render("preseed/debian.cfg.j2", build_context(host, machines.urls))
     joined = re.sub(r"\\\n", "", text)
     command = re.search(rf"^d-i preseed/{name} string (.*)$", joined, re.MULTILINE)
     assert command
@@ -150,11 +162,18 @@ def test_late_command(machines: Machines, installer: Path) -> None:
     assert (target / "etc/sudoers.d/90-provisiond").read_text() == "deploy ALL=(ALL) NOPASSWD: ALL\n"
     assert (target / "usr/local/sbin/provisiond-first-boot").read_text().startswith("#!/bin/sh\n")
     assert (
-        "ExecStart=/usr/local/sbin/provisiond-first-boot"
+        f"ExecStart={target}/usr/local/sbin/provisiond-first-boot"
         in (target / "etc/systemd/system/provisiond-first-boot.service").read_text()
     )
-    asked = (installer / "in-target").read_text()
-    assert "apt-get -y purge nano" in asked and "systemctl enable provisiond-first-boot.service" in asked
+    netplan = yaml.safe_load((target / "etc/netplan/60-provisiond.yaml").read_text())
+    assert netplan["network"]["ethernets"]["eth0"]["addresses"] == ["10.0.0.21/24"]
+    assert (target / "etc/netplan/60-provisiond.yaml").stat().st_mode & 0o777 == 0o600
+    assert (target / "etc/resolv.conf").is_symlink() and not (target / "root/provisiond-finish").exists()
+    asked = (installer / "in-target").read_text().splitlines()
+    assert asked.index("apt-get -y install netplan.io systemd-resolved") > asked.index(
+        "apt-get -y purge nano"
+    )
+    assert "systemctl enable provisiond-first-boot.service" in asked
     assert [name for name, _ in machines.heard] == ["progress", "built"]
 
 
@@ -233,14 +252,11 @@ def test_first_boot_tells_its_keys(machines: Machines, tmp_path: Path) -> None:
     host = make_host(medium=DEBIAN_MEDIUM)
     source = RENDERER.catalogue.files["snippets/first-boot.sh.j2"]
     assert source
-    text = RENDERER.render("preseed/debian-12.cfg.j2", build_context(host, machines.urls))
-    encoded = re.search(
-        r"echo (\S+) \| chroot /target base64 -d > /target/usr/local/sbin/provisiond-first-boot", text
-    )
+    text = RENDERER.render("preseed/debian.cfg.j2", build_context(host, machines.urls))
+    encoded = re.search(r"echo (\S+) \| chroot /target base64 -d", text)
     assert encoded
-    script = subprocess.run(
-        ["base64", "-d"], input=encoded[1], capture_output=True, text=True, check=True
-    ).stdout
+    late = base64.b64decode(encoded[1]).decode()
+    script = late.partition("provisiond-first-boot <<'PROVISIOND-END'\n")[2].partition("PROVISIOND-END\n")[0]
     (tmp_path / "ssh").mkdir()
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "ssh/ssh_host_ed25519_key")],
