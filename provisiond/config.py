@@ -184,6 +184,12 @@ class TemplateSettings(Section):
     )
     render_seconds: float = Field(2.0, gt=0, description="Longest time one rendering may take.")
     render_bytes: int = Field(1 << 20, ge=1024, description="Largest rendered output.")
+    shadow_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Processes that render for a shadow run; 0: as many as there are processors.",
+    )
 
 
 class RolloutSettings(Section):

@@ -48,6 +48,7 @@ from provisiond.observe.follow import History
 from provisiond.observe.health import Check, database_check
 from provisiond.observe.metrics import Metrics
 from provisiond.rollouts.controller import Rollouts
+from provisiond.rollouts.shadow import ShadowRuns
 from provisiond.templating.release import Renderings
 
 log = structlog.get_logger(__name__)
@@ -123,6 +124,10 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
         history.listen(rollouts.heard)
         await rollouts.start()
         stack.push_async_callback(rollouts.stop)
+
+        shadows = ShadowRuns(world, reconciler.owner, workers=settings.templates.shadow_workers)
+        await shadows.start()
+        stack.push_async_callback(shadows.stop)
 
         jobs = MediaJobs(settings, store)
         stack.push_async_callback(jobs.close)

@@ -26,9 +26,14 @@ from provisiond.templating.catalogue import Catalogue
 from provisiond.templating.pointers import move_pointer
 
 FAMILIES = {
-    "redhat": ("almalinux-9", "redhat", "9.4", "https://mirror.example.org/almalinux/9/BaseOS/x86_64/os/"),
-    "debian": ("debian-12", "debian", "12", "https://deb.example.org/debian"),
-    "image": ("debian-12-image", "debian", "12", ""),
+    "redhat": (
+        "fleet-almalinux-9",
+        "redhat",
+        "9.4",
+        "https://mirror.example.org/almalinux/9/BaseOS/x86_64/os/",
+    ),
+    "debian": ("fleet-debian-12", "debian", "12", "https://deb.example.org/debian"),
+    "image": ("fleet-debian-12-image", "debian", "12", ""),
 }
 """Group -> operating system's name, family, version, mirror; ``image`` hosts are built from an image."""
 

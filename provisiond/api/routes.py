@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provisiond.api import actions, catalogue, console, flags, hosts, media, people, rollouts, templates
+from provisiond.api import actions, catalogue, console, flags, hosts, media, people, rollouts, shadow, templates
 from provisiond.api.routing import Route
 
 SSE = "text/event-stream"
@@ -58,6 +58,7 @@ ROUTES: list[Route] = [
     Route("GET", "/templates", templates.list_templates, "viewer", "The templates of the current release"),
     Route("GET", "/templates/{id:.+}", templates.show_template, "viewer", "A template's text"),
     *rollouts.ROUTES,
+    *shadow.ROUTES,
     *flags.ROUTES,
     # who may do what
     Route("GET", "/whoami", people.show_whoami, "viewer", "Whose token this is"),

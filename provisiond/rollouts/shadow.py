@@ -1,4 +1,4 @@
-"""Shadow runs: a release rendered for every host beside what is current, in processes of their own; asked for, carried on, ended.
+"""Shadow runs: a release rendered for every host beside what is current, in processes of their own.
 
 A run is a row. Whoever holds its lease renders chunk after chunk in the order of host ids, and stores each chunk's results,
 counts and cursor in one transaction that checks the lease: a run that is taken up again, here after a restart or by another
@@ -17,14 +17,13 @@ from typing import Any
 
 import structlog
 from sqlalchemy import func, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from provisiond.errors import Conflict, NotFound, ProvisiondError
+from provisiond.errors import ProvisiondError
 from provisiond.inventory import history
-from provisiond.inventory.release_tables import Release, ShadowDiff, ShadowResult, ShadowRun
+from provisiond.inventory.release_tables import ShadowDiff, ShadowResult, ShadowRun
 from provisiond.inventory.store import EVENTS
-from provisiond.inventory.tables import Host, HostGroup, new_row, table
+from provisiond.inventory.tables import Host, HostGroup, table
 from provisiond.lifecycle.table import State
 from provisiond.lifecycle.world import World
 from provisiond.rollouts.shadow_pool import Pool
@@ -38,79 +37,13 @@ LEASE_SECONDS = 30.0
 LEFT_OUT = (State.DISCOVERED, State.RETIRED)
 """Hosts in these states are built by nobody."""
 
-_run, _diff, _result, _host, _group, _release = (
-    table(t) for t in (ShadowRun, ShadowDiff, ShadowResult, Host, HostGroup, Release)
+_run, _diff, _result, _host, _group = (
+    table(t) for t in (ShadowRun, ShadowDiff, ShadowResult, Host, HostGroup)
 )
 
 
 class Lost(Exception):
     """The run is no longer ours: cancelled, or taken by another daemon."""
-
-
-async def begin(
-    world: World, release_id: str, group: str | None, *, actor: str, validating: bool = True, boot: int = 0
-) -> int:
-    """Ask for a shadow run of a release; returns its number. Raises NotFound."""
-
-    async def work(session: AsyncSession) -> int:
-        release = (
-            await session.execute(select(_release.c.number).where(_release.c.id == release_id))
-        ).scalar()
-        if release is None:
-            raise NotFound("release", release_id)
-        group_id = None
-        if group:
-            group_id = (await session.execute(select(_group.c.id).where(_group.c.name == group))).scalar()
-            if group_id is None:
-                raise NotFound("group", group)
-        number = int((await session.execute(select(func.max(_run.c.number)))).scalar() or 0) + 1
-        row = new_row(
-            ShadowRun, number=number, release_id=release_id, group_id=group_id, group_name=group or "", actor=actor,
-            validate_results=validating, boot=boot,
-        )  # fmt: skip
-        await session.execute(insert(_run), row)
-        where = f"in group {group}" if group else "everywhere"
-        data = {"run": number, "release": release, "boot": boot}
-        message = f"shadow run {number} of release #{release} {where}"
-        await history.add(session, kind="shadow.begun", actor=actor, message=message, data=data)
-        return number
-
-    for _ in range(4):
-        try:
-            return await world.store.transact(work, EVENTS)
-        except IntegrityError:  # somebody took the same number in the same moment
-            continue
-    return await world.store.transact(work, EVENTS)
-
-
-async def cancel(world: World, number: int, *, actor: str) -> None:
-    """End a run that is under way; what it has found stays. Raises NotFound, Conflict."""
-    await _turn(world, number, "running", "cancelled", actor)
-
-
-async def resume(world: World, number: int, *, actor: str) -> None:
-    """Let a cancelled or failed run go on after the last host that is settled. Raises NotFound, Conflict."""
-    await _turn(world, number, "cancelled,failed", "running", actor)
-
-
-async def _turn(world: World, number: int, from_states: str, to: str, actor: str) -> None:
-    async def work(session: AsyncSession) -> None:
-        found = select(_run.c.id, _run.c.state).where(_run.c.number == number).with_for_update()
-        row = (await session.execute(found)).first()
-        if row is None:
-            raise NotFound("shadow run", str(number))
-        if row.state not in from_states.split(","):
-            raise Conflict(f"shadow run {number} is {row.state}, not {from_states.replace(',', ' or ')}")
-        now = await world.store.now(session)
-        values: dict[str, Any] = {"state": to, "lease_owner": None, "lease_expires": None, "updated_at": now}
-        values |= {"ended_at": None, "failure": ""} if to == "running" else {"ended_at": now}
-        await session.execute(update(_run).where(_run.c.id == row.id).values(values))
-        kind = "shadow.resumed" if to == "running" else f"shadow.{to}"
-        await history.add(
-            session, kind=kind, actor=actor, message=f"shadow run {number}", data={"run": number}
-        )
-
-    await world.store.transact(work, EVENTS)
 
 
 class ShadowRuns:
@@ -149,7 +82,8 @@ class ShadowRuns:
                     log.exception("shadow.broke")
                     await asyncio.sleep(1.0)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), LOOK_SECONDS)
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await news.wait()
                 await asyncio.sleep(0.1)  # however much happens to hosts meanwhile
         finally:
             self._store.unsubscribe(EVENTS, news)
@@ -204,7 +138,8 @@ class ShadowRuns:
         renewed = time.monotonic()
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), WATCH_SECONDS)
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await news.wait()
             news.clear()
             async with self._store.connect() as connection:
                 found = select(_run.c.state, _run.c.lease_owner).where(_run.c.id == run.id)
@@ -341,4 +276,3 @@ class ShadowRuns:
 async def _chunks(ids: list[str]) -> AsyncIterator[list[str]]:
     for at in range(0, len(ids), CHUNK):
         yield ids[at : at + CHUNK]
-

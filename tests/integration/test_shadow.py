@@ -15,10 +15,10 @@ from typing import Any
 import pytest_asyncio
 from sqlalchemy import select, update
 
-from provisiond.inventory.release_tables import ShadowDiff, ShadowResult, ShadowRun
+from provisiond.inventory.release_tables import Release, ShadowDiff, ShadowResult, ShadowRun
 from provisiond.inventory.tables import Deployment, Event, Host
-from provisiond.rollouts import shadow
 from provisiond.rollouts.shadow import ShadowRuns
+from provisiond.rollouts.shadow_requests import begin, cancel, resume
 from tests.fleet import TEMPLATES, add_release, populate
 from tests.integration.engine.rig import Rig
 
@@ -35,10 +35,14 @@ async def rig(database_url: str, tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 async def release(rig: Rig, change: Change) -> str:
-    """A release that is what is current, changed."""
+    """The digest of a release that is what is current, changed."""
     files = dict(TEMPLATES)
     change(files)
-    return await add_release(rig.store, files)
+    release_id = await add_release(rig.store, files)
+    async with rig.store.read() as session:
+        return str(
+            (await session.execute(select(Release.digest).where(Release.id == release_id))).scalar_one()
+        )
 
 
 async def ended(rig: Rig, number: int, seconds: float = 120.0) -> ShadowRun:
@@ -72,7 +76,7 @@ async def run_it(rig: Rig, change: Change, group: str | None = None, **options: 
     runs = ShadowRuns(rig.world, "tester", workers=1)
     await runs.start()
     try:
-        number = await shadow.begin(rig.world, release_id, group, actor="user:test", **options)
+        number = await begin(rig.store, release_id, group, actor="user:test", **options)
         return await ended(rig, number)
     finally:
         await runs.stop()
@@ -207,11 +211,11 @@ async def test_a_cancelled_run_ends_at_once_and_can_be_resumed(rig: Rig) -> None
     runs = ShadowRuns(rig.world, "tester", workers=1)
     await runs.start()
     try:
-        number = await shadow.begin(rig.world, release_id, None, actor="user:test")
+        number = await begin(rig.store, release_id, None, actor="user:test")
         await progressed(rig, number)
         workers = children()
         assert workers
-        await shadow.cancel(rig.world, number, actor="user:test")
+        await cancel(rig.store, number, actor="user:test")
         begun = time.monotonic()
         while any(Path(f"/proc/{pid}").exists() for pid in workers):
             assert time.monotonic() - begun < 20
@@ -219,7 +223,7 @@ async def test_a_cancelled_run_ends_at_once_and_can_be_resumed(rig: Rig) -> None
         cancelled = await row(rig, number)
         assert cancelled.state == "cancelled"
         assert 0 < cancelled.done < 600
-        await shadow.resume(rig.world, number, actor="user:test")
+        await resume(rig.store, number, actor="user:test")
         await whole(rig, await ended(rig, number), 600)
     finally:
         await runs.stop()
@@ -231,7 +235,7 @@ async def test_a_killed_daemon_leaves_a_run_that_another_finishes(
     """kill -9 in the middle: whoever comes next takes the lease when it has run out, and no host is counted twice or lost."""
     await populate(rig.store, 600)
     release_id = await release(rig, add_line("kickstart.ks.j2", "# more"))
-    number = await shadow.begin(rig.world, release_id, None, actor="user:test")
+    number = await begin(rig.store, release_id, None, actor="user:test")
     await rig.close()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -262,7 +266,7 @@ async def test_of_two_daemons_one_takes_the_run(rig: Rig, database_url: str) -> 
     await populate(rig.store, 60)
     release_id = await release(rig, add_line("kickstart.ks.j2", "# more"))
     both = [ShadowRuns(rig.world, name, workers=1) for name in ("first", "second")]
-    number = await shadow.begin(rig.world, release_id, None, actor="user:test")
+    number = await begin(rig.store, release_id, None, actor="user:test")
     await asyncio.gather(*(runs.start() for runs in both))
     try:
         await whole(rig, await ended(rig, number), 60)
