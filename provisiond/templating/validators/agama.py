@@ -75,7 +75,8 @@ def _scripts(tree: Tree) -> Iterator[Script]:
         for number, script in enumerate(scripts):
             for key in ("content", "body"):
                 if key in script:
-                    line = (tree.line(["scripts", section, number, key]) or 1) - 1
+                    where = ["scripts", section, number, key]
+                    line = lambda where=where: (tree.line(where) or 1) - 1  # noqa: E731
                     yield Script(
                         script[key],
                         shell_of(script[key]),

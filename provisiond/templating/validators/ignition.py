@@ -72,8 +72,9 @@ def _scripts(tree: Tree) -> Iterator[Script]:
         source = contents.get("source")
         text = _data(source) if isinstance(source, str) and source.startswith("data:") else ""
         if text.startswith("#!"):
-            line = tree.line(["storage", "files", number, "contents", "source"]) or 1
-            yield Script(text, shell_of(text), line - 1, str(file.get("path", "a file")), one_line=True)
+            where = ["storage", "files", number, "contents", "source"]
+            line = lambda where=where: (tree.line(where) or 1) - 1  # noqa: E731
+            yield Script(text, shell_of(text), line, str(file.get("path", "a file")), one_line=True)
 
 
 def _data(url: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from provisiond.templating.validators.verdict import (
@@ -60,24 +60,24 @@ _AT_ONCE = 100  # scripts that one shellcheck is given: some seconds of work
 class Script:
     """A script; its first line is the one after ``after`` in the document. ``what`` is put before each problem.
 
+    A line that takes work to find is given as a function, asked only when something is wrong.
     ``one_line``: the document holds it in one line (JSON), so the line within it goes into the sentence.
     """
 
     text: str
     shell: str = "sh"
-    after: int = 0
+    after: int | Callable[[], int] = 0
     what: str = ""
     one_line: bool = False
 
     def place(self, problem: Problem) -> Problem:
         """A problem of this script as one of the document."""
+        after = self.after() if callable(self.after) else self.after
         if self.one_line:
-            return Problem(
-                f"{self.what}: line {problem.line} of the script: {problem.message}", self.after + 1
-            )
+            said = f"{self.what}: line {problem.line} of the script: {problem.message}"
+            return Problem(said, after + 1)
         return Problem(
-            f"{self.what}: {problem.message}" if self.what else problem.message,
-            self.after + (problem.line or 1),
+            f"{self.what}: {problem.message}" if self.what else problem.message, after + (problem.line or 1)
         )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,11 @@ class Tree:
 
     value: Any
     problems: tuple[Problem, ...] = ()
-    _node: Any = field(default=None, repr=False)
+    _nodes: Callable[[], Any] = field(default=lambda: None, repr=False)  # the same with places
+
+    @cached_property
+    def _node(self) -> Any:
+        return self._nodes()
 
     def line(self, path: Sequence[Any]) -> int | None:
         """The line of the place, or of the nearest one above it that is there."""
@@ -71,7 +75,7 @@ def read_yaml(text: str) -> list[Tree]:
     try:
         while loader.check_node():
             node = loader.get_node()
-            trees.append(Tree(loader.construct_document(node), tuple(_twice(node)), node))
+            trees.append(Tree(loader.construct_document(node), tuple(_twice(node)), lambda node=node: node))  # type: ignore[misc]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = ", ".join(part for part in (error.context, error.problem) if part)
@@ -87,20 +91,31 @@ def read_yaml(text: str) -> list[Tree]:
 
 def read_json(text: str) -> Tree:
     """A JSON document. Raises nothing: what is wrong is in ``problems``."""
+    twice: list[str] = []
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice.extend({name for name in names if names.count(name) > 1})
+        return made
+
+    def nodes() -> Any:
+        """JSON is YAML, but for tabs: good enough for lines, and only where one is asked for."""
+        try:
+            return _Loader(text.replace("\t", " ")).get_single_node()
+        except yaml.YAMLError:
+            return None
+
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=once)
     except ValueError as error:
-        return Tree(
-            None, (Problem(f"not JSON: {getattr(error, 'msg', error)}", getattr(error, "lineno", None)),)
-        )
+        said = f"not JSON: {getattr(error, 'msg', error)}"
+        return Tree(None, (Problem(said, getattr(error, "lineno", None)),))
     except RecursionError:
         return Tree(None, (Problem("not JSON: it is nested too deeply"),))
-    try:  # JSON is YAML, but for tabs: good enough for lines
-        loader = _Loader(text.replace("\t", " "))
-        node = loader.get_single_node()
-    except yaml.YAMLError:
-        node = None
-    return Tree(value, tuple(_twice(node)), node)
+    problems = tuple(_twice(nodes())) if twice else ()
+    return Tree(value, problems or tuple(Problem(f"the key {n!r} stands twice") for n in twice), nodes)
 
 
 @dataclass(frozen=True, eq=False)
