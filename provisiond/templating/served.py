@@ -11,6 +11,10 @@ UNATTENDED: dict[str, tuple[str, ...]] = {
     "fedora": ("kickstart",),
     "debian": ("preseed",),
     "ubuntu": ("autoinstall",),
+    "suse": ("autoyast", "agama"),
+    "coreos": ("ignition",),
+    "flatcar": ("ignition",),
+    "talos": ("talos",),
     "esxi": ("esxi-kickstart",),
 }
 """The kinds of an installer's unattended file, by family: the first one with a template for the host's version is taken."""
@@ -19,6 +23,8 @@ SEED = ("user-data", "meta-data", "network-config", "vendor-data")
 SEEDED = {"autoinstall": {"user-data": "autoinstall", "meta-data": "meta-data"}}
 """Installers that look for their unattended file as a NoCloud seed: its kind -> file of the seed -> kind."""
 LOADERS = ("ipxe", "grub", "pxelinux")
+KEXEC = "kexec"
+"""A script that starts the same from a running Linux; not rendered ahead, as only an operator asks for it."""
 
 
 def kinds_served(host: ResolvedHost, catalogue: Catalogue) -> tuple[str, ...]:
@@ -52,4 +58,4 @@ def unattended_kind(host: ResolvedHost, catalogue: Catalogue) -> str:
 
 def needs_boot_files(kind: str) -> bool:
     """Whether the kind is a loader's script, which names the files that the loader is to fetch (``boot``)."""
-    return kind.partition("-")[0] in LOADERS
+    return kind.partition("-")[0] in (*LOADERS, KEXEC)
