@@ -2,9 +2,11 @@
 
     GET  /boot/ipxe                          entry: asks again with the MAC       /boot/ipxe/MAC, /boot/ipxe?mac=  the machine's own
     GET  /boot/grub.cfg?mac=                 /boot/pxelinux.cfg?mac=              the same for GRUB and PXELINUX
+    GET  /boot/kexec?mac=                    a script that starts the same from a running Linux
     GET  /boot/loader/  /boot/loader/FILE    network boot programs
     GET  /boot/ramdisk/{kernel,initrd}       /boot/wait/MAC/plan                  for machines that wait to be approved
-    GET  /boot/TOKEN/...                     ipxe grub pxelinux kernel initrd plan image map unattended preseed kickstart
+    GET  /boot/TOKEN/...                     ipxe grub pxelinux kexec kernel initrd plan image map unattended preseed kickstart
+                                             finish first-boot
                                              user-data meta-data network-config vendor-data (also below seed/)
     POST /boot/TOKEN/{progress,built,failed,phone-home}
 
@@ -34,7 +36,7 @@ from provisiond.boot.target import Boot
 from provisiond.errors import RenderError
 from provisiond.lifecycle import signals
 from provisiond.media.images import format_map
-from provisiond.templating.served import SEED
+from provisiond.templating.served import KEXEC, LOADERS, SCRIPTS, SEED
 
 log = structlog.get_logger(__name__)
 
@@ -62,18 +64,20 @@ def boot_app(world: BootWorld, loaders: Loaders, machines: Machines, scripts: Sc
     get("/boot/ipxe/{mac}", door.ipxe)
     get("/boot/grub.cfg", door.grub)
     get("/boot/pxelinux.cfg", door.pxelinux)
+    get("/boot/kexec", door.kexec)
     get("/boot/loader/", door.loader_list)
     get("/boot/loader/{file}", door.loader)
     get("/boot/ramdisk/{file:kernel|initrd}", door.ramdisk_file)
     get("/boot/wait/{mac}/plan", door.wait_plan)
     build = f"/boot/{TOKEN}"
-    for loader in ("ipxe", "grub", "pxelinux"):
+    for loader in (*LOADERS, KEXEC):
         get(f"{build}/{{loader:{loader}}}", door.build_script)
     get(f"{build}/{{file:kernel|initrd}}", door.build_file)
     get(f"{build}/plan", door.plan)
     get(f"{build}/image", door.image)
     get(f"{build}/map", door.image_map)
     get(f"{build}/{{kind:{'|'.join(UNATTENDED)}}}", door.unattended)
+    get(f"{build}/{{kind:{'|'.join(SCRIPTS)}}}", door.script)
     for place in ("", "seed/"):
         get(f"{build}/{place}{{kind:{'|'.join(SEED)}}}", door.seed)
     post(f"{build}/{{callback:{'|'.join(callbacks.CALLBACKS)}}}", door.callback)
@@ -120,6 +124,10 @@ class _Door:
 
     async def pxelinux(self, request: web.Request) -> web.Response:
         return await self._by_mac(request, "pxelinux")
+
+    async def kexec(self, request: web.Request) -> web.Response:
+        """For a running Linux that is piped into a root shell: curl .../boot/kexec | sh. Without ``mac`` by the client's address."""
+        return await self._by_mac(request, "kexec")
 
     async def _by_mac(self, request: web.Request, loader: Loader) -> web.Response:
         mac = normal_mac(request.match_info.get("mac") or request.query.get("mac", ""))
@@ -216,8 +224,25 @@ class _Door:
         if machine.target.boot is not Boot.INSTALLER or machine.host is None:
             raise _gone(machine)
         try:
+            text, kind = await self._world.renderings.unattended(
+                machine.host, self._machines.urls_of(machine)
+            )
+            return _text(text, kind)
+        except RenderError as error:
+            await self._give_up(machine, error)
+            raise web.HTTPServiceUnavailable(
+                text="this file cannot be rendered; the host's history says why\n"
+            ) from error
+
+    async def script(self, request: web.Request) -> web.Response:
+        """What an installer's own recipe may run in the new system."""
+        machine = await self._machine(request)
+        assert machine.host is not None
+        try:
             return _text(
-                await self._world.renderings.unattended(machine.host, self._machines.urls_of(machine))
+                await self._world.renderings.render(
+                    machine.host, request.match_info["kind"], self._machines.urls_of(machine)
+                )
             )
         except RenderError as error:
             await self._give_up(machine, error)
@@ -256,8 +281,8 @@ class _Door:
         await signals.failed(self._world.store, machine.host.deployment.id, str(error), "")
 
 
-def _text(text: str) -> web.Response:
-    return web.Response(text=text, headers={"Cache-Control": "no-store"})
+def _text(text: str, content_type: str = "text/plain") -> web.Response:
+    return web.Response(text=text, content_type=content_type, headers={"Cache-Control": "no-store"})
 
 
 def _file(pair: BootPair, what: str) -> web.FileResponse:

@@ -1,6 +1,6 @@
-"""The text a boot loader is given for a machine: one decision, three languages (iPXE, GRUB, PXELINUX).
+"""The text a boot loader is given for a machine: one decision, four languages (iPXE, GRUB, PXELINUX, and a shell script that uses kexec).
 
-The texts are templates (templates/ipxe, grub, pxelinux), whose filters keep every value in its place.
+The texts are templates (templates/ipxe, grub, pxelinux, kexec), whose filters keep every value in its place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from provisiond.templating.context import BootFiles
 
 log = structlog.get_logger(__name__)
 
-Loader = Literal["ipxe", "grub", "pxelinux"]
+Loader = Literal["ipxe", "grub", "pxelinux", "kexec"]
 KERNEL, INITRD = "kernel", "initrd"
 
 

@@ -20,7 +20,14 @@ from provisiond.templating.catalogue import catalogue_of, ensure_release, read_d
 from provisiond.templating.context import BootFiles, BuildUrls, build_context, machine_context
 from provisiond.templating.current import Standing, load_standing, release_for
 from provisiond.templating.render import Limits, Renderer
-from provisiond.templating.served import SEED, kinds_served, needs_boot_files, seed_kind, unattended_kind
+from provisiond.templating.served import (
+    CONTENT_TYPES,
+    SEED,
+    kinds_served,
+    needs_boot_files,
+    seed_kind,
+    unattended_kind,
+)
 
 MAX_RENDERERS = (
     16  # a fleet's hosts are built with few releases at a time; one holds a few MB of compiled templates
@@ -120,10 +127,10 @@ class Renderings:
         renderer = await self.renderer()
         return renderer.render(renderer.find(kind), machine_context(base, boot))
 
-    async def unattended(self, host: ResolvedHost, urls: BuildUrls) -> str:
-        """The installer's unattended file. Raises RenderError."""
-        renderer = await self.renderer_for(host)
-        return await self.render(host, unattended_kind(host, renderer.catalogue), urls)
+    async def unattended(self, host: ResolvedHost, urls: BuildUrls) -> tuple[str, str]:
+        """The installer's unattended file and its content type. Raises RenderError."""
+        kind = unattended_kind(host, (await self.renderer_for(host)).catalogue)
+        return await self.render(host, kind, urls), CONTENT_TYPES.get(kind, "text/plain")
 
     async def seed_file(self, host: ResolvedHost, file: str, urls: BuildUrls) -> str | None:
         """One file (of SEED) of the host's NoCloud seed; None where its build has no such file. Raises RenderError."""

@@ -18,6 +18,15 @@ UNATTENDED: dict[str, tuple[str, ...]] = {
     "esxi": ("esxi-kickstart",),
 }
 """The kinds of an installer's unattended file, by family: the first one with a template for the host's version is taken."""
+CONTENT_TYPES = {
+    "autoyast": "application/xml",
+    "agama": "application/json",
+    "ignition": "application/json",
+    "talos": "application/yaml",
+}
+"""What an unattended file is told to be over HTTP; the others are plain text."""
+SCRIPTS = ("finish", "first-boot")
+"""What an unattended file of an operator's own may fetch and run in the new system."""
 SEED = ("user-data", "meta-data", "network-config", "vendor-data")
 """The NoCloud files of an image's first boot."""
 SEEDED = {"autoinstall": {"user-data": "autoinstall", "meta-data": "meta-data"}}

@@ -198,7 +198,8 @@ async def test_renderings(store: Store) -> None:
     urls = BuildUrls.of("http://10.0.0.1:8421/", "tok")
     assert "tok" not in repr(urls)
     host = make_host(medium=DEBIAN_MEDIUM)
-    text = await renderings.unattended(host, urls)
+    text, content_type = await renderings.unattended(host, urls)
+    assert content_type == "text/plain"
     assert "http://10.0.0.1:8421/boot/tok/built" in text and "ssh-ed25519 AAAA daemon" in text
     await renderings.check(host, "http://10.0.0.1:8421")
     await renderings.check(make_host(image=IMAGE), "http://10.0.0.1:8421")
