@@ -182,6 +182,10 @@ class TemplateSettings(Section):
     dir: Path | None = Field(
         None, description="Directory of templates; default: the ones shipped with provisiond."
     )
+    source_dirs: list[Path] = Field(
+        [],
+        description="Directories of this machine below which sources of templates (directories, file:// repositories) may lie.",
+    )
     render_seconds: float = Field(2.0, gt=0, description="Longest time one rendering may take.")
     render_bytes: int = Field(1 << 20, ge=1024, description="Largest rendered output.")
     shadow_workers: int = Field(

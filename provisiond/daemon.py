@@ -49,7 +49,9 @@ from provisiond.observe.health import Check, database_check
 from provisiond.observe.metrics import Metrics
 from provisiond.rollouts.controller import Rollouts
 from provisiond.rollouts.shadow import ShadowRuns
+from provisiond.templating.polling import Poller
 from provisiond.templating.release import Renderings
+from provisiond.templating.sources import Sources
 
 log = structlog.get_logger(__name__)
 
@@ -131,6 +133,9 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
 
         jobs = MediaJobs(settings, store)
         stack.push_async_callback(jobs.close)
+        poller = Poller(store, Sources(store, box, settings))
+        await poller.start()
+        stack.push_async_callback(poller.stop)
         deps = ApiDeps(
             store, box, settings, history, metrics, consoles, jobs, renderings, world.boot_url, checks
         )

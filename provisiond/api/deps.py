@@ -17,6 +17,7 @@ from provisiond.observe.follow import History
 from provisiond.observe.health import Check
 from provisiond.observe.metrics import Metrics
 from provisiond.templating.release import Renderings
+from provisiond.templating.sources import Sources
 
 
 @dataclass
@@ -38,6 +39,11 @@ class ApiDeps:
     def creates(self) -> Creates:
         """The queue of creates."""
         return Creates(self.store, self.box)
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Where releases come from."""
+        return Sources(self.store, self.box, self.settings)
 
     async def authenticate(self, token: str) -> Principal:
         """The bearer of ``token``. Raises Denied."""

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from provisiond.api import actions, catalogue, console, flags, hosts, media, people, rollouts, shadow, templates
+from provisiond.api import (
+    actions,
+    catalogue,
+    console,
+    flags,
+    hosts,
+    media,
+    people,
+    release_diff,
+    releases,
+    rollouts,
+    shadow,
+    sources,
+    templates,
+)
 from provisiond.api.routing import Route
 
 SSE = "text/event-stream"
@@ -60,6 +74,9 @@ ROUTES: list[Route] = [
     *rollouts.ROUTES,
     *shadow.ROUTES,
     *flags.ROUTES,
+    *releases.ROUTES,
+    *release_diff.ROUTES,
+    *sources.ROUTES,
     # who may do what
     Route("GET", "/whoami", people.show_whoami, "viewer", "Whose token this is"),
     Route("GET", "/users", people.list_users, "admin", "List users"),

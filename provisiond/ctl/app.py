@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from provisiond.ctl import admin, flags, hosts, lint, machines, network, rollouts, software
+from provisiond.ctl import (
+    admin,
+    flags,
+    hosts,
+    lint,
+    machines,
+    network,
+    releases,
+    rollouts,
+    shadow,
+    software,
+    sources,
+)
 from provisiond.ctl.client import ApiProblem, Unreachable
 from provisiond.ctl.common import FAILED, OK, Session, explain
 from provisiond.ctl.config import SettingsError
@@ -31,6 +43,9 @@ app.add_typer(software.media, name="media")
 app.add_typer(machines.hypervisor, name="hypervisor")
 app.add_typer(machines.flavor, name="flavor")
 app.add_typer(admin.template, name="template")
+releases.app.add_typer(shadow.app, name="shadow")
+app.add_typer(releases.app, name="release")
+app.add_typer(sources.app, name="source")
 app.add_typer(rollouts.app, name="rollout")
 app.add_typer(flags.app, name="flag")
 app.add_typer(admin.token, name="token")

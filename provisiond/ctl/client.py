@@ -74,12 +74,12 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
-    def get(self, path: str, **query: Any) -> Any:
-        return self._send("GET", path, query=query)
+    def get(self, path: str, *, timeout: float | None = None, **query: Any) -> Any:
+        return self._send("GET", path, query=query, timeout=timeout)
 
-    def post(self, path: str, body: Any, *, once: bool = False) -> Any:
+    def post(self, path: str, body: Any, *, once: bool = False, timeout: float | None = None) -> Any:
         """``once``: send an Idempotency-Key, and try again when the connection breaks: it is done once at most."""
-        return self._send("POST", path, body=body, key=uuid.uuid4().hex if once else None)
+        return self._send("POST", path, body=body, key=uuid.uuid4().hex if once else None, timeout=timeout)
 
     def patch(self, path: str, body: Any) -> Any:
         return self._send("PATCH", path, body=body)
@@ -163,14 +163,16 @@ class Client:
         query: dict[str, Any] | None = None,
         body: Any = None,
         key: str | None = None,
+        timeout: float | None = None,
     ) -> Any:
         headers = {"Idempotency-Key": key} if key else {}
         tries = 4 if key or method == "GET" else 1
         for attempt in range(tries):
             try:
                 response = self._http.request(
-                    method, API + path, params=_given(query or {}), json=body, headers=headers
-                )
+                    method, API + path, params=_given(query or {}), json=body, headers=headers,
+                    timeout=timeout or self._timeout,
+                )  # fmt: skip
                 break
             except httpx.TransportError as error:
                 broke_off = isinstance(error, httpx.ReadError | httpx.RemoteProtocolError | httpx.WriteError)

@@ -17,12 +17,20 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import select, update
 
 from provisiond.errors import ConfigError
+from provisiond.inventory.release_tables import TemplateSource
 from provisiond.inventory.tables import Bmc, Deployment, table
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from provisiond.inventory.store import Store
+
+_ENCRYPTED = (
+    (table(Bmc), "secret"),
+    (table(Deployment), "secret_seed"),
+    (table(TemplateSource), "secret_key"),
+    (table(TemplateSource), "secret_hook"),
+)
 
 
 class SecretBox:
@@ -83,7 +91,7 @@ class SecretBox:
 
         async def work(session: AsyncSession) -> int:
             count = 0
-            for rows, column in ((table(Bmc), "secret"), (table(Deployment), "secret_seed")):
+            for rows, column in _ENCRYPTED:
                 secrets = await session.execute(select(rows.c.id, rows.c[column]).where(rows.c[column] != ""))
                 for row_id, token in secrets.all():
                     fresh = both.encrypt(both.decrypt(token))

@@ -42,7 +42,8 @@ HOSTS = "hosts"  # some host may be due
 EVENTS = "events"  # the history grew
 CATALOGUE_CHANGED = "catalogue"  # groups, subnets, images, global parameters ... changed
 RELEASES = "releases"  # a pointer, rollout or flag moved: another release is current for some host
-TOPICS = (HOSTS, EVENTS, CATALOGUE_CHANGED, RELEASES)
+SOURCES = "sources"  # some source of templates may be due
+TOPICS = (HOSTS, EVENTS, CATALOGUE_CHANGED, RELEASES, SOURCES)
 _CHANNEL = "provisiond"
 _CHECKPOINT_COMMITS = 500  # the log is folded into the SQLite file after so many
 

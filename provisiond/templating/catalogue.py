@@ -84,7 +84,8 @@ def shipped_directory() -> Path:
 
 def read_directory(directory: Path) -> Catalogue:
     """The catalogue of ``directory`` (blocking), with its git commit. Raises ConfigError, RenderError."""
-    return Catalogue.of(read_files(directory), git_commit=_git_commit(directory.resolve()))
+    found = commit_of(directory.resolve())
+    return Catalogue.of(read_files(directory), git_commit=found[0] if found else None)
 
 
 def read_files(directory: Path) -> dict[str, str]:
@@ -109,8 +110,8 @@ def read_files(directory: Path) -> dict[str, str]:
     return files
 
 
-def _git_commit(root: Path) -> str | None:
-    """The commit these files are at, or None when they are changed since, or not in a repository at all."""
+def commit_of(root: Path) -> tuple[str, str, str] | None:
+    """Commit, author and message these files are at (blocking); None when they are changed since, or not in a repository at all."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -123,7 +124,8 @@ def _git_commit(root: Path) -> str | None:
 
     if git("ls-files", "--error-unmatch", ".") is None or git("status", "--porcelain", "--", ".") != "":
         return None
-    return git("rev-parse", "HEAD")
+    told = (git("log", "-1", "--no-show-signature", "--format=%H%x00%an <%ae>%x00%B") or "").split("\0")
+    return (told[0], told[1], told[2].strip()) if len(told) == 3 else None
 
 
 async def ensure_release(store: Store, catalogue: Catalogue) -> Release:

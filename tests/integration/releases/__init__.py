@@ -1,0 +1,1 @@
+"""Releases, sources and what was served, over the real API and database."""
