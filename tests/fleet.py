@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import func, insert, select
@@ -114,8 +115,14 @@ d-i preseed/late_command string wget {{ urls.built | shell | preseed }}
 """A small set of templates that is enough to build all of FAMILIES."""
 
 
-async def populate(store: Store, count: int, *, every: Any = None) -> list[str]:
-    """``count`` hosts, spread over the groups of FAMILIES under the group ``all``; returns their ids.
+async def populate(
+    store: Store,
+    count: int,
+    *,
+    families: Mapping[str, tuple[str, str, str, str]] = FAMILIES,
+    every: Any = None,
+) -> list[str]:
+    """``count`` hosts, spread over the groups of ``families`` under the group ``all``; returns their ids.
 
     ``every`` (number -> dict) gives columns of each host, such as its parameters.
     """
@@ -127,7 +134,7 @@ async def populate(store: Store, count: int, *, every: Any = None) -> list[str]:
         session.add_all([domain, top, subnet])
         await session.flush()
         groups = {}
-        for name, (system_name, family, version, mirror) in FAMILIES.items():
+        for name, (system_name, family, version, mirror) in families.items():
             system = OperatingSystem(name=system_name, family=family, version=version)
             session.add(system)
             await session.flush()

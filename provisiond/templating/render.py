@@ -43,11 +43,15 @@ class Renderer:
         self.limits = limits or Limits()
         self._sandbox = Sandbox(dict(catalogue.files))
         self._parameters: dict[str, dict[str, Parameter]] = {}
+        self._chosen: dict[tuple[str, str, str], str] = {}
         self._flags: dict[str, frozenset[str]] = {}
 
     def find(self, kind: str, family: str = "", version: str = "") -> str:
         """The id of the template that suits; see Catalogue.find."""
-        return self.catalogue.find(kind, family, version)
+        wanted = (kind, family, version)
+        if wanted not in self._chosen:
+            self._chosen[wanted] = self.catalogue.find(kind, family, version)
+        return self._chosen[wanted]
 
     def parameters(self, template_id: str) -> Mapping[str, Parameter]:
         """Every parameter that the template and what it includes declare. Raises RenderError."""
