@@ -21,7 +21,7 @@ import platformdirs
 
 from provisiond.templating.validators.schema_netplan import NETWORK_V2
 from provisiond.templating.validators.shell import Script, check_scripts, shell_of
-from provisiond.templating.validators.trees import NO_JSONSCHEMA, Tree, by_schema, read_yaml
+from provisiond.templating.validators.trees import NO_JSONSCHEMA, Schema, Tree, by_schema, read_yaml
 from provisiond.templating.validators.verdict import TIMEOUT, Problem, Target, Verdict
 
 SCHEMA = "cloud-init schema"
@@ -180,13 +180,15 @@ for tree in json.load(sys.stdin):
 
 
 def check_network(texts: Sequence[str], target: Target) -> list[Verdict]:
-    """Read by cloud-init's own parser, all texts in one process; version 2 by a schema too, cloud-init's where it has one."""
+    """Read by cloud-init's own parser, all texts in one process; version 2 by our schema too, and by cloud-init's where it has one."""
     trees = [read_yaml(text)[0] for text in texts]
     problems: list[list[Problem]] = [list(tree.problems) for tree in trees]
     skipped: list[str] = []
     place = home()
-    own = place / "cloudinit/config/schemas/schema-network-config-v2.json" if place else None
-    schema = own if own is not None and own.is_file() else NETWORK_V2
+    theirs = place / "cloudinit/config/schemas/schema-network-config-v2.json" if place else None
+    schemas: list[Path | Schema] = (
+        [NETWORK_V2, theirs] if theirs is not None and theirs.is_file() else [NETWORK_V2]
+    )
     try:
         for tree, found in zip(trees, problems, strict=True):
             if not isinstance(tree.value, dict):
@@ -195,7 +197,7 @@ def check_network(texts: Sequence[str], target: Target) -> list[Verdict]:
             at = ["network"] if isinstance(tree.value.get("network"), dict) else []
             version = (tree.value["network"] if at else tree.value).get("version")
             if version == 2:
-                found += by_schema(tree, schema, at)
+                found += [problem for schema in schemas for problem in by_schema(tree, schema, at)]
             elif version != 1:
                 found.append(Problem("version: must be 1 or 2", tree.line([*at, "version"])))
     except ImportError:

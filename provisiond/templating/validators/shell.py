@@ -117,23 +117,25 @@ def check_scripts(documents: Sequence[Sequence[Script]]) -> list[tuple[list[Prob
         [(shape(s.text), s.shell, tools) if s.shell in _LANGUAGES else None for s in scripts]
         for scripts in documents
     ]
+    wanted: dict[_Key, Script] = {}
+    for scripts, mine in zip(documents, keys, strict=True):
+        wanted |= {key: script for script, key in zip(scripts, mine, strict=True) if key is not None}
+    known = {
+        key: said for key in wanted if (said := _known.get(key)) is not None
+    }  # a copy: other threads ask here, too
+    fresh = [(key, script) for key, script in wanted.items() if key not in known]
+    for at in range(0, len(fresh), _AT_ONCE):
+        known |= _look(fresh[at : at + _AT_ONCE], tools)
     if len(_known) > _REMEMBERED:
         _known.clear()
-    fresh: dict[_Key, Script] = {}
-    for scripts, mine in zip(documents, keys, strict=True):
-        for script, key in zip(scripts, mine, strict=True):
-            if key is not None and key not in _known:
-                fresh.setdefault(key, script)
-    waiting = list(fresh.items())
-    for at in range(0, len(waiting), _AT_ONCE):
-        _look(waiting[at : at + _AT_ONCE], tools)
+    _known.update(known)
     answers = []
     for scripts, mine in zip(documents, keys, strict=True):
         problems = [
             script.place(problem)
             for script, key in zip(scripts, mine, strict=True)
             if key is not None
-            for problem in _known[key]
+            for problem in known[key]
         ]
         looked = any(key is not None for key in mine)
         missing = [] if not looked or tools[0] else ["bash -n: bash is not installed"]
@@ -169,7 +171,9 @@ _Key = tuple[bytes, str, tuple[bool, bool]]
 _known: dict[_Key, tuple[Problem, ...]] = {}
 
 
-def _look(scripts: Sequence[tuple[_Key, Script]], tools: tuple[bool, bool]) -> None:
+def _look(
+    scripts: Sequence[tuple[_Key, Script]], tools: tuple[bool, bool]
+) -> dict[_Key, tuple[Problem, ...]]:
     found: dict[int, list[Problem]] = {number: [] for number in range(len(scripts))}
     suffixes = [".bash" if script.shell in ("bash", "ksh") else ".dash" for _, script in scripts]
     with as_files([script.text for _, script in scripts], suffixes) as paths:
@@ -189,8 +193,7 @@ def _look(scripts: Sequence[tuple[_Key, Script]], tools: tuple[bool, bool]) -> N
         if tools[1] and whole:
             for number, problem in _shellcheck(whole):
                 found[number].append(problem)
-    for number, (key, _) in enumerate(scripts):
-        _known[key] = tuple(found[number])
+    return {key: tuple(found[number]) for number, (key, _) in enumerate(scripts)}
 
 
 def _shellcheck(paths: Sequence[str]) -> list[tuple[int, Problem]]:
