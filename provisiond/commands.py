@@ -17,6 +17,7 @@ from provisiond.errors import ConfigError, ProvisiondError
 from provisiond.inventory import migrate
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
+from provisiond.observe.notices import open_targets
 
 DEFAULT_CONFIG = Path("/etc/provisiond/provisiond.toml")
 
@@ -66,6 +67,7 @@ def check_config(
     settings = _settings(config)
     require_boot_url(settings)
     load("dhcp", settings.dhcp.driver)
+    open_targets(settings.notify)
     if settings.handover.driver != "none":
         load("handover", settings.handover.driver)
     typer.echo(f"the settings are well; state in {settings.state.dir}, database {_kind(settings)}")

@@ -218,7 +218,14 @@ class NotifySettings(Section):
         SecretStr(""), description="Key the webhook's body is signed with (HMAC-SHA256); a secret."
     )
     kinds: list[str] = Field(
-        ["rollout.*"],
+        [
+            "rollout.started",
+            "rollout.paused",
+            "rollout.waiting",
+            "rollout.report",
+            "rollout.done",
+            "rollout.cancelled",
+        ],
         description="Patterns of the kinds of event that are told, such as rollout.* or step.failed.",
     )
     timeout_seconds: float = Field(20.0, gt=0, description="Longest time one notice may take to be taken.")

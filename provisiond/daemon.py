@@ -47,6 +47,7 @@ from provisiond.media.jobs import MediaJobs
 from provisiond.observe.follow import History
 from provisiond.observe.health import Check, database_check
 from provisiond.observe.metrics import Metrics
+from provisiond.observe.notices import Notices, open_targets
 from provisiond.rollouts.controller import Rollouts
 from provisiond.rollouts.shadow import ShadowRuns
 from provisiond.templating.polling import Poller
@@ -130,6 +131,13 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
         shadows = ShadowRuns(world, reconciler.owner, workers=settings.templates.shadow_workers)
         await shadows.start()
         stack.push_async_callback(shadows.stop)
+
+        notices = Notices(
+            store, history, open_targets(settings.notify), settings.notify.kinds, reconciler.owner
+        )
+        await notices.start()
+        stack.push_async_callback(notices.stop)
+        metrics.source("notices", lambda: notices.counts)
 
         jobs = MediaJobs(settings, store)
         stack.push_async_callback(jobs.close)
