@@ -21,10 +21,14 @@ _DPKG_LISTS = Path("/var/lib/dpkg/info")
 
 @dataclass(frozen=True)
 class Expected:
-    """The digests that files must have: path below the tree -> (algorithm, hex). ``by`` names who says so."""
+    """The digests that files must have: path below the tree -> (algorithm, hex). ``by`` names who says so.
+
+    ``open``: they came over plain http without a signature, so they show damage, not deceit.
+    """
 
     digests: Mapping[str, tuple[str, str]]
     by: str
+    open: bool = False
 
 
 async def debian_release(tree: Tree, suite: str, arch: str, scratch: Path, keyring: Path) -> Expected:
@@ -51,7 +55,7 @@ async def debian_release(tree: Tree, suite: str, arch: str, scratch: Path, keyri
             f"{tree.where}: SHA256SUMS of the installer does not match the signed Release; the mirror is being updated, or lies"
         )
     return Expected(
-        {f"dists/{suite}/{images}/{path}": ("sha256", digest) for path, digest in _sums(sums).items()},
+        {f"dists/{suite}/{images}/{path}": ("sha256", digest) for path, digest in checksums(sums).items()},
         f"Release of {suite}, signed by a key of {keyring.name}",
     )
 
@@ -91,9 +95,23 @@ async def _gpgv(keyring: Path, where: str, *arguments: str) -> bytes:
     }
     if "VALIDSIG" not in words or words & {"BADSIG", "NODATA"}:
         raise MediaError(
-            f"the Release of {where} carries no good signature of {keyring.name}: nothing is taken from there"
+            f"what {where} says of itself carries no good signature of {keyring.name}: nothing is taken from there"
         )
     return out
+
+
+async def signed_by(keyring: Path, where: str, text: bytes, signature: bytes, scratch: Path) -> None:
+    """Raises MediaError unless a key of ``keyring`` made this detached signature."""
+    if not keyring.is_file():
+        raise MediaError(f"there is no keyring {keyring}")
+    signed, detached = scratch / "signed.part", scratch / "signature.part"
+    try:
+        signed.write_bytes(text)
+        detached.write_bytes(signature)
+        await _gpgv(keyring, where, str(detached), str(signed))
+    finally:
+        signed.unlink(missing_ok=True)
+        detached.unlink(missing_ok=True)
 
 
 def _release_sums(release: str) -> dict[str, str]:
@@ -108,13 +126,13 @@ def _release_sums(release: str) -> dict[str, str]:
     return sums
 
 
-def _sums(text: bytes) -> dict[str, str]:
-    """sha256sum's format: path (without ./) -> digest."""
+def checksums(text: bytes, length: int = 64) -> dict[str, str]:
+    """sha256sum's format (sha512sum's with ``length`` 128 hex digits): path (without ./) -> digest."""
     pairs = (line.split(maxsplit=1) for line in text.decode(errors="replace").splitlines())
     return {
         pair[1].lstrip("*").removeprefix("./"): pair[0].lower()
         for pair in pairs
-        if len(pair) == 2 and len(pair[0]) == 64
+        if len(pair) == 2 and len(pair[0]) == length
     }
 
 
@@ -124,7 +142,7 @@ async def checksum_list(tree: Tree, folder: str) -> Expected | None:
     while True:
         prefix = f"{here}/" if here else ""
         try:
-            sums = _sums(await tree.read(f"{prefix}SHA256SUMS"))
+            sums = checksums(await tree.read(f"{prefix}SHA256SUMS"))
         except Missing:
             sums = {}
         if sums:

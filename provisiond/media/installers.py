@@ -6,6 +6,9 @@ Layout: state.dir/media/NAME/{kernel,initrd}-DIGEST. A new import never touches 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +18,6 @@ from provisiond.config import Settings
 from provisiond.media import staging
 from provisiond.media.checks import (
     DEBIAN_KEYRING,
-    Expected,
     agrees,
     checksum_list,
     debian_release,
@@ -23,12 +25,12 @@ from provisiond.media.checks import (
     treeinfo,
 )
 from provisiond.media.fetch import Fetched, Fetcher, MediaError, Missing, OnProgress, check_url
+from provisiond.media.layouts import ARCHES, Layout, believed, coreos, flatcar, suse, talos
 from provisiond.media.trees import DirectoryTree, IsoTree, MirrorTree, Tree
 
 LIMITS = {"kernel": 128 << 20, "initrd": 1 << 30}
 ISO_LIMIT = 32 << 30
 DEBIAN_SUITES = {"11": "bullseye", "12": "bookworm", "13": "trixie"}
-DEBIAN_ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 DEBIAN_MIRROR = "http://deb.debian.org/debian"
 
 
@@ -36,8 +38,9 @@ DEBIAN_MIRROR = "http://deb.debian.org/debian"
 class InstallerRequest:
     """What to take. ``source`` is a URL (mirror, or an ISO by its name), a directory or an ISO file; empty: the vendor's mirror.
 
-    ``family`` debian, redhat or fedora and ``version`` as in OperatingSystem. ``sha256`` is that of the ISO. ``unverified`` takes
-    files that nothing vouches for. ``keyring`` holds the keys a Debian mirror must be signed with.
+    ``family`` debian, redhat, fedora, suse, coreos, flatcar or talos and ``version`` as in OperatingSystem. ``sha256`` is that of
+    the ISO. ``unverified`` takes files that nothing vouches for. ``keyring`` holds the keys a Debian mirror must be signed with,
+    or a SUSE one where another than Debian's is given.
     """
 
     name: str
@@ -58,16 +61,6 @@ class InstallerFiles:
     verified_by: str
     source: str
     mirror: str
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Where in the tree the two files are, and who vouches for them: checksums, or ``word`` for the source as a whole."""
-
-    paths: Mapping[str, str]
-    expected: Expected | None = None
-    word: str = ""
-    mirror: str = ""
 
 
 def is_local(source: str) -> bool:
@@ -91,6 +84,10 @@ async def add_medium(
                 raise MediaError(
                     f"nothing vouches for the files in {tree.where}: no signature and no checksums; "
                     "give a mirror, or --unverified if you trust it"
+                )
+            if plan.expected is not None and plan.expected.open and not request.unverified:
+                raise MediaError(
+                    f"{plan.expected.by}, which proves nothing; use https, or --unverified on a network you trust"
                 )
             taken = {
                 what: await _take(tree, plan, what, folder, on_progress) for what in ("kernel", "initrd")
@@ -119,9 +116,20 @@ def forget_old(settings: Settings, name: str, files: Mapping[str, Mapping[str, o
 
 
 async def _take(
-    tree: Tree, plan: _Plan, what: str, folder: Path, on_progress: OnProgress
+    tree: Tree, plan: Layout, what: str, folder: Path, on_progress: OnProgress
 ) -> tuple[Path, Fetched]:
-    part, path = folder / f"{what}.part", plan.paths[what]
+    part = folder / f"{what}.part"
+    fetched = await _checked(tree, plan, plan.paths[what], what, part, on_progress)
+    for path in plan.appended if what == "initrd" else ():
+        more = folder / "appended.part"
+        await _checked(tree, plan, path, what, more, on_progress)
+        fetched = await asyncio.to_thread(_append, part, more)
+    return part, fetched
+
+
+async def _checked(
+    tree: Tree, plan: Layout, path: str, what: str, part: Path, on_progress: OnProgress
+) -> Fetched:
     fetched = await tree.take(path, part, limit=LIMITS[what], what=what, on_progress=on_progress)
     if plan.expected is not None:
         wanted = plan.expected.digests.get(path)
@@ -136,7 +144,20 @@ async def _take(
             raise MediaError(
                 f"{path} of {tree.where} does not match {plan.expected.by}: refused, nothing was kept; try again or use another mirror"
             )
-    return part, fetched
+    return fetched
+
+
+def _append(part: Path, more: Path) -> Fetched:
+    """Put an archive behind another, where the kernel looks for it (Documentation/driver-api/early-userspace/buffer-format). Blocks."""
+    with part.open("r+b") as file, more.open("rb") as content:
+        file.seek(0, os.SEEK_END)
+        file.write(b"\0" * (-file.tell() % 4))
+        shutil.copyfileobj(content, file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+        file.seek(0)
+        return Fetched(hashlib.file_digest(file, "sha256").hexdigest(), size)
 
 
 @asynccontextmanager
@@ -192,12 +213,20 @@ async def _iso(
         await iso.close()
 
 
-async def _plan(tree: Tree, request: InstallerRequest, folder: Path) -> _Plan:
+async def _plan(tree: Tree, request: InstallerRequest, folder: Path) -> Layout:
     match request.family:
         case "debian":
             return await _debian(tree, request, folder)
         case "redhat" | "fedora":
             return await _redhat(tree, request)
+        case "suse":
+            return await suse(tree, request.architecture, folder, request.keyring)
+        case "coreos":
+            return await coreos(tree, request.architecture)
+        case "flatcar":
+            return await flatcar(tree)
+        case "talos":
+            return await talos(tree, request.architecture)
         case "esxi":
             raise MediaError(
                 "ESXi's installer is no kernel and initrd but mboot.efi with some 150 modules, which is not imported; "
@@ -205,12 +234,12 @@ async def _plan(tree: Tree, request: InstallerRequest, folder: Path) -> _Plan:
             )
         case _:
             raise MediaError(
-                f"no installer of the family {request.family!r} is known; there are debian, redhat and fedora"
+                f"no installer of the family {request.family!r} is known; there are debian, redhat, fedora, suse, coreos, flatcar and talos"
             )
 
 
-async def _debian(tree: Tree, request: InstallerRequest, folder: Path) -> _Plan:
-    suite, arch = DEBIAN_SUITES.get(request.version.split(".")[0]), DEBIAN_ARCHES.get(request.architecture)
+async def _debian(tree: Tree, request: InstallerRequest, folder: Path) -> Layout:
+    suite, arch = DEBIAN_SUITES.get(request.version.split(".")[0]), ARCHES.get(request.architecture)
     if suite is None or arch is None:
         raise MediaError(
             f"no Debian {request.version} for {request.architecture} is known; there are {', '.join(DEBIAN_SUITES)}"
@@ -223,7 +252,7 @@ async def _debian(tree: Tree, request: InstallerRequest, folder: Path) -> _Plan:
         if isinstance(tree, MirrorTree):
             raise MediaError(f"{tree.where} is no Debian mirror with {suite}: {error}") from error
     else:
-        return _Plan(paths, expected, mirror=tree.where if isinstance(tree, MirrorTree) else "")
+        return Layout(paths, expected, mirror=tree.where if isinstance(tree, MirrorTree) else "")
     for base in (
         f"netboot/debian-installer/{arch}",
         f"debian-installer/{arch}",
@@ -235,28 +264,21 @@ async def _debian(tree: Tree, request: InstallerRequest, folder: Path) -> _Plan:
         paths = {"kernel": f"{prefix}linux", "initrd": f"{prefix}initrd.gz"}
         if await tree.has(paths["kernel"]) and await tree.has(paths["initrd"]):
             if isinstance(tree, IsoTree):
-                return _Plan(paths, word="the SHA-256 given for the ISO" if request.sha256 else "")
+                return Layout(paths, word="the SHA-256 given for the ISO" if request.sha256 else "")
             listed = await checksum_list(tree, base)
             if listed is None and isinstance(tree, DirectoryTree):
                 listed = dpkg_list(tree, tuple(paths.values()))
-            return _Plan(paths, listed)
+            return Layout(paths, listed)
     raise MediaError(
         f"{tree.where} holds no Debian netboot kernel (linux and initrd.gz); give a mirror, a netboot directory or mini.iso"
     )
 
 
-async def _redhat(tree: Tree, request: InstallerRequest) -> _Plan:
+async def _redhat(tree: Tree, request: InstallerRequest) -> Layout:
     paths = {"kernel": "images/pxeboot/vmlinuz", "initrd": "images/pxeboot/initrd.img"}
     try:
         expected = treeinfo(await tree.read(".treeinfo"), tree.where, request.architecture)
     except Missing as error:
         raise MediaError(f"{tree.where} is no installation tree: it has no .treeinfo") from error
     mirror = tree.where if isinstance(tree, MirrorTree) else ""
-    if not tree.authentic:
-        # checksums that come the same open way as the files prove nothing
-        if not request.unverified:
-            raise MediaError(
-                f"{tree.where}: .treeinfo is not signed and came over plain http; use https, or --unverified on a network you trust"
-            )
-        expected = Expected(expected.digests, f"{expected.by} over plain http (unverified)")
-    return _Plan(paths, expected, mirror=mirror)
+    return Layout(paths, believed(tree, expected, signed=False), mirror=mirror)

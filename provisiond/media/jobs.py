@@ -36,6 +36,10 @@ KNOWN_SYSTEMS = {
     **{f"{n}-{v}": ("redhat", v) for n in ("rhel", "alma", "rocky") for v in ("8", "9", "10")},
     **{f"centos-stream-{v}": ("redhat", v) for v in ("9", "10")},
     **{f"fedora-{v}": ("fedora", v) for v in ("42", "43", "44")},
+    **{f"{n}-15.{v}": ("suse", f"15.{v}") for n in ("leap", "sles") for v in (5, 6, 7)},
+    **{f"{n}-16.0": ("suse", "16.0") for n in ("leap", "sles")},
+    "fedora-coreos": ("coreos", "stable"),
+    "flatcar": ("flatcar", "stable"),
 }
 """Operating systems that need no introduction: name -> (family, version)."""
 

@@ -62,6 +62,11 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signer]:
     """The key the mirror is signed with; its agent is ended afterwards."""
     signer = make_signer(tmp_path_factory.mktemp("gpg") / "h")
     yield signer
+    stop_agent(signer)
+
+
+def stop_agent(signer: Signer) -> None:
+    """End the agent that gpg started for this key."""
     subprocess.run(["gpgconf", "--homedir", signer.home, "--kill", "gpg-agent"], check=False)
 
 
