@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from provisiond.inventory.network import Network
 from provisiond.inventory.resolve import ResolvedHost, ResolvedInterface
 from provisiond.inventory.storage import Storage
-from provisiond.templating.disks import plan_storage
+from provisiond.templating.disks import DEFAULT_SWAP, plan_storage
 from provisiond.templating.links import LayoutError, plan_network
 from provisiond.templating.sandbox import unusable
 
@@ -115,7 +115,9 @@ _ROOT_FILESYSTEM = {
     "redhat": "xfs",
     "fedora": "btrfs",
     "suse": "btrfs",
+    "coreos": "xfs",
 }  # what each family makes of / unless told otherwise
+_NO_SWAP = {"coreos", "flatcar", "talos"}  # families that have none unless told otherwise
 _NO_INTERFACE: Mapping[str, Any] = {
     "name": "", "mac": None, "ip": None, "version": 4, "prefix": None, "netmask": None, "gateway": None, "dns": [],
     "domain": None, "vlan": None, "subnet": None, "primary": True,
@@ -151,7 +153,12 @@ def _storage(host: ResolvedHost) -> Any:
     try:
         described = Storage.model_validate(host.storage) if host.storage is not None else None
         system = host.operating_system.family if host.operating_system else ""
-        return plan_storage(described, host.row.firmware, _ROOT_FILESYSTEM.get(system))
+        return plan_storage(
+            described,
+            host.row.firmware,
+            _ROOT_FILESYSTEM.get(system),
+            None if system in _NO_SWAP else DEFAULT_SWAP,
+        )
     except ValueError as error:
         return unusable("storage", f"the storage description does not fit: {error}", "storage")
 

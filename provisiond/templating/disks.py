@@ -25,11 +25,13 @@ from provisiond.inventory.storage import BOOT_MIB, ESP_MIB, Content, Disk, Stora
 DEFAULT_SWAP = "1GiB"
 
 
-def plan_storage(storage: Storage | None, firmware: str, filesystem: str | None = None) -> dict[str, Any]:
-    """The plan for a machine with ``firmware`` (bios, uefi). ``filesystem`` is the family's own for / where the description says none."""
+def plan_storage(
+    storage: Storage | None, firmware: str, filesystem: str | None = None, swap: str | None = DEFAULT_SWAP
+) -> dict[str, Any]:
+    """The plan for a machine with ``firmware`` (bios, uefi). ``filesystem`` and ``swap`` are the family's own where the description says none."""
     storage = storage or Storage()
     if storage.disks is None:
-        storage = _long_form(storage, filesystem or "ext4")
+        storage = _long_form(storage, filesystem or "ext4", swap)
     assert storage.disks is not None
     inside = {m: r.name for r in storage.raids for m in [*r.members, *r.spares]}
     lvm = {m: g.name for g in storage.volume_groups for m in g.members}
@@ -103,7 +105,7 @@ def match(disk: Disk) -> dict[str, Any]:
     return {**found, "first": all(value is None for value in found.values())}
 
 
-def _long_form(short: Storage, filesystem: str) -> Storage:
+def _long_form(short: Storage, filesystem: str, default_swap: str | None) -> Storage:
     """The usual layouts: a swap, a root, on LVM or plain; over two disks as RAID 1; / under LUKS with a /boot beside it."""
     lvm = short.layout == "lvm"
     boot = lvm or short.encrypt
@@ -116,7 +118,7 @@ def _long_form(short: Storage, filesystem: str) -> Storage:
     swap = {
         "name": "swap",
         "filesystem": "swap",
-        "size": short.swap or DEFAULT_SWAP,
+        "size": short.swap or default_swap,
         "encrypt": short.encrypt and not lvm,
     }
     selectors = [short.disk or Disk()] + ([short.mirror] if short.mirror else [])
@@ -126,10 +128,10 @@ def _long_form(short: Storage, filesystem: str) -> Storage:
     if lvm:
         contents.append({"name": "pv", "size": "rest", "encrypt": short.encrypt})
     else:
-        contents += [swap, {**root, "size": short.root or "rest"}]
+        contents += [*([swap] if swap["size"] else []), {**root, "size": short.root or "rest"}]
     groups = []
     if lvm:
-        volumes = [swap, {**root, "size": short.root or "rest"}]
+        volumes = [*([swap] if swap["size"] else []), {**root, "size": short.root or "rest"}]
         groups = [{"name": "system", "members": ["pv"], "volumes": volumes}]
     disks: list[dict[str, Any]] = []
     raids: list[dict[str, Any]] = []
