@@ -12,9 +12,11 @@ from provisiond.boot.target import Boot
 from provisiond.config import Settings
 from provisiond.errors import RenderError
 from provisiond.inventory.resolve import ResolvedHost
+from provisiond.inventory.storage import Storage
 from provisiond.media.fetch import MediaError
 from provisiond.media.images import MIB, Extents, read_map
 from provisiond.templating.context import BuildUrls
+from provisiond.templating.disks import plan_storage
 from provisiond.templating.quoting import kargs
 from provisiond.templating.served import SEED
 
@@ -58,8 +60,8 @@ def image_source(settings: Settings, host: ResolvedHost) -> ImageSource:
 def image_plan(host: ResolvedHost, source: ImageSource, urls: BuildUrls) -> str:
     """Write the image. Raises RenderError when a parameter cannot stand in a plan.
 
-    Parameters of the host: `disk` (a device, or none for the first that is large enough) and `finish` (kexec or reboot); of
-    the image: `root_label` (default root) and `kernel_arguments`.
+    The disk is the one that the storage description puts / on. Parameters of the host: `finish` (kexec or reboot); of the
+    image: `root_label` (default root) and `kernel_arguments`.
     """
     own, image = host.parameters, host.image.parameters if host.image else {}
     label, finish = str(image.get("root_label", "root")), str(own.get("finish", "kexec"))
@@ -69,11 +71,10 @@ def image_plan(host: ResolvedHost, source: ImageSource, urls: BuildUrls) -> str:
             f"parameter 'finish' of host {host.name} must be kexec or reboot, not {finish!r}",
             key="finish",
         )
-    disk = own.get("disk")
     console = own.get("serial_console", "ttyS0,115200n8")
     lines: dict[str, str] = {
         "action": "image",
-        "disk": ("auto" if disk is None else disk if str(disk).startswith("/dev/") else f"/dev/{disk}"),
+        "disk": _disk(host),
         "image": f"{urls.base}/image",
         "map": f"{urls.base}/map",
         "bytes": str(source.size),
@@ -93,6 +94,30 @@ def image_plan(host: ResolvedHost, source: ImageSource, urls: BuildUrls) -> str:
                 key=key,
             )
     return "".join(f"{key} {value}\n" for key, value in lines.items())
+
+
+def _disk(host: ResolvedHost) -> str:
+    """The device that the image is written to, or ``auto``: the first that is large enough. The ramdisk knows no more than paths."""
+    try:
+        storage = Storage.model_validate(host.storage) if host.storage is not None else None
+    except ValueError as error:
+        raise RenderError(
+            "plan", f"the storage description of host {host.name} does not fit: {error}", key="storage"
+        ) from None
+    plan = plan_storage(storage, host.row.firmware)
+    disk = next(
+        (d for d in plan["disks"] if plan["root"]["name"] in [p["name"] for p in d["partitions"]]), None
+    )
+    match = disk["match"] if disk else None
+    if match is not None and match["path"] is not None:
+        return str(match["path"])
+    if match is None or not match["first"] or plan["keep"]:
+        raise RenderError(
+            "plan",
+            f"host {host.name}: an image is written to a disk that is named by its path, or to the first one where none is to be kept",
+            key="storage.disks",
+        )
+    return "auto"
 
 
 def _arguments(host: ResolvedHost, image: Mapping[str, object]) -> list[str]:

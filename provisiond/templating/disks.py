@@ -12,8 +12,9 @@ Shape of the plan (plain dicts and lists)::
 
 ``size_mib`` None takes the rest. ``number`` counts partitions on a disk from 1. ``flag`` is esp, bios_boot, raid, lvm, swap or None.
 ``root`` and ``boot`` are the blocks that hold / and the kernel (the same one where there is no /boot). ``first`` says that some
-disk is found by the machine itself (``match.first``). The first disk, and each disk that carries a mirror of /boot or of /,
-begins with what the firmware boots from: an EFI system partition (the first one mounted on /boot/efi), or 1 MiB for GRUB's core.
+disk is found by the machine itself (``match.first``), ``described`` that an operator wrote any of this. The first disk, and each
+disk that carries a mirror of /boot or of /, begins with what the firmware boots from: an EFI system partition (the first one
+mounted on /boot/efi), or 1 MiB for GRUB's core.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def plan_storage(
     storage: Storage | None, firmware: str, filesystem: str | None = None, swap: str | None = DEFAULT_SWAP
 ) -> dict[str, Any]:
     """The plan for a machine with ``firmware`` (bios, uefi). ``filesystem`` and ``swap`` are the family's own where the description says none."""
-    storage = storage or Storage()
+    described, storage = storage is not None, storage or Storage()
     if storage.disks is None:
         storage = _long_form(storage, filesystem or "ext4", swap)
     assert storage.disks is not None
@@ -84,12 +85,15 @@ def plan_storage(
         "raids": raids,
         "volume_groups": groups,
         "keep": [match(selector) for selector in storage.keep],
-        "blocks": [p for d in disks for p in d["partitions"]] + raids + [v for g in groups for v in g["volumes"]],
+        "blocks": [p for d in disks for p in d["partitions"]]
+        + raids
+        + [v for g in groups for v in g["volumes"]],
         "root": root,
         "boot": boot,
         "swap": [b for b in blocks if b["use"] == "swap"],
         "encrypted": any(b["encrypt"] for b in blocks),
         "first": any(d["match"]["first"] for d in disks),
+        "described": described,
     }
 
 

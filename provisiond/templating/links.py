@@ -163,7 +163,8 @@ def _settle(
         elif network.mode == "static" and reserved:
             given = ["reserved"]
         else:
-            given = ["dhcp"] if link["primary"] or (card is not None and card.ip) else ["none"]
+            asks = "dhcp6" if card is not None and ":" in (card.ip or "") else "dhcp"
+            given = [asks] if link["primary"] or (card is not None and card.ip) else ["none"]
     if link["inside"] and given != ["none"]:
         raise LayoutError(
             f"{link['name']} is a member of {link['inside']} and cannot have addresses itself",

@@ -241,7 +241,9 @@ async def test_preseed_and_seed(served: Served) -> None:
 
 async def test_plan_of_an_image(served: Served) -> None:
     """The plan names everything the ramdisk needs, and it all fits together."""
-    host = await served.host("web01", parameters={"disk": "vda", "kernel_arguments": ["quiet"]})
+    host = await served.host(
+        "web01", storage={"disk": "/dev/vda"}, parameters={"kernel_arguments": ["quiet"]}
+    )
     status, text = await served.get(f"{host.base}/plan")
     assert status == 200
     plan = dict(line.split(" ", 1) for line in text.splitlines())
@@ -488,11 +490,18 @@ async def test_hostile_kernel_arguments(served: Served, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"disk": "vda\nimage http://evil/"}, {"finish": "no"}, {"kernel_arguments": ["a\nb"]}]
+    "columns",
+    [
+        {"storage": {"disk": "/dev/vda\nimage http://evil/"}},
+        {"storage": {"disk": {"serial": "S3RIAL"}}},
+        {"storage": {"keep": ["/dev/vda"]}},
+        {"parameters": {"finish": "no"}},
+        {"parameters": {"kernel_arguments": ["a\nb"]}},
+    ],
 )
-async def test_hostile_plan(served: Served, parameters: dict[str, object]) -> None:
-    """A parameter that cannot stand in a plan fails the build; the ramdisk is told to wait."""
-    host = await served.host("web01", parameters=parameters)
+async def test_hostile_plan(served: Served, columns: dict[str, object]) -> None:
+    """What cannot stand in a plan, and a disk the ramdisk cannot find, fail the build; the ramdisk is told to wait."""
+    host = await served.host("web01", **columns)
     assert await served.get(f"{host.base}/plan") == (200, "action wait\n")
     assert "web01" in (await host.deployment()).failure
 
