@@ -88,6 +88,7 @@ async def compose(settings: Settings, *, boundary: Boundary | None = None) -> As
             log.info("daemon.first_start", admin_token_file=str(settings.state.admin_token_file))
 
         renderings = await Renderings.open(store, settings.templates, [_ssh_public_key(settings)])
+        stack.push_async_callback(renderings.close)
         rooms = Rooms(lambda room, name: _driver(settings, room, name))
         stack.push_async_callback(rooms.close)
         consoles = Consoles(settings.state.console_dir)

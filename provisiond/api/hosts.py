@@ -8,7 +8,6 @@ from typing import Annotated, Any, Generic, TypeVar
 from aiohttp import web
 from pydantic import Discriminator, Field, Tag
 from pydantic_core import to_json
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.api.deps import ApiDeps
@@ -20,9 +19,7 @@ from provisiond.api.stream import resume_point, send_events
 from provisiond.errors import Conflict, Invalid
 from provisiond.inventory import history, hosts
 from provisiond.inventory.access import Principal
-from provisiond.inventory.release_tables import Release
 from provisiond.inventory.shapes import (
-    DeploymentDetail,
     EventView,
     HostCreate,
     HostSummary,
@@ -31,7 +28,6 @@ from provisiond.inventory.shapes import (
     Request,
     View,
 )
-from provisiond.inventory.tables import Deployment, table
 
 T = TypeVar("T")
 
@@ -179,23 +175,6 @@ async def follow_host_events(
 async def follow_events(deps: ApiDeps, query: FollowQuery, request: web.Request) -> web.StreamResponse:
     """Server-sent events of all hosts."""
     return await send_events(request, deps.history, after=resume_point(request, query.after))
-
-
-async def list_deployments(deps: ApiDeps, name: str) -> Page[DeploymentDetail]:
-    """The builds of a host, newest first."""
-    host = await hosts.get_host(deps.store, name)
-    d, r = table(Deployment), table(Release)
-    found = (
-        select(d, r.c.digest.label("release"))
-        .select_from(d.outerjoin(r, r.c.id == d.c.release_id))
-        .where(d.c.host_id == host.id)
-        .order_by(d.c.number.desc())
-        .limit(1000)
-    )
-    async with deps.store.connect() as connection:
-        rows = (await connection.execute(found)).all()
-    names = DeploymentDetail.model_fields
-    return Page(items=[DeploymentDetail(**{name: getattr(row, name) for name in names}) for row in rows])
 
 
 def etag(host: HostView) -> str:

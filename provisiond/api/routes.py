@@ -6,6 +6,7 @@ from provisiond.api import (
     actions,
     catalogue,
     console,
+    deployments,
     flags,
     hosts,
     media,
@@ -47,7 +48,7 @@ ROUTES: list[Route] = [
     ),
     Route("GET", "/hosts/{name}/history", hosts.list_history, "viewer", "The history of a host"),
     Route("GET", "/hosts/{name}/events", hosts.follow_host_events, "viewer", "Follow a host", media_type=SSE),
-    Route("GET", "/hosts/{name}/deployments", hosts.list_deployments, "viewer", "The builds of a host"),
+    *deployments.ROUTES,
     Route(
         "GET",
         "/hosts/{name}/parameters",

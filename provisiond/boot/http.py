@@ -30,7 +30,7 @@ from provisiond.boot.loader import Loaders
 from provisiond.boot.machines import BootWorld, Machine, Machines, TokenRefused, normal_mac
 from provisiond.boot.paths import without_token
 from provisiond.boot.plan import REBOOT, WAIT, image_plan, image_source, plan_for
-from provisiond.boot.scripts import BootPair, Loader, NotServable, Scripts, boot_pair, ramdisk
+from provisiond.boot.scripts import BootPair, Loader, NotServable, Scripts, boot_pair, live_iso, ramdisk
 from provisiond.boot.stream import send_image
 from provisiond.boot.target import Boot
 from provisiond.errors import RenderError
@@ -73,6 +73,7 @@ def boot_app(world: BootWorld, loaders: Loaders, machines: Machines, scripts: Sc
     for loader in (*LOADERS, KEXEC):
         get(f"{build}/{{loader:{loader}}}", door.build_script)
     get(f"{build}/{{file:kernel|initrd}}", door.build_file)
+    get(f"{build}/installer.iso", door.iso)
     get(f"{build}/plan", door.plan)
     get(f"{build}/image", door.image)
     get(f"{build}/map", door.image_map)
@@ -188,6 +189,15 @@ class _Door:
             raise _gone(machine)
         return _file(boot_pair(self._world.settings, machine), request.match_info["file"])
 
+    async def iso(self, request: web.Request) -> web.StreamResponse:
+        """The whole ISO, for installers that are a live system of their own."""
+        machine = await self._machine(request)
+        if machine.target.boot is not Boot.INSTALLER:
+            raise _gone(machine)
+        return web.FileResponse(
+            live_iso(self._world.settings, machine), headers={"Content-Type": "application/octet-stream"}
+        )
+
     async def plan(self, request: web.Request) -> web.Response:
         machine = await self._machine(request)
         assert machine.host is not None and machine.host.deployment is not None
@@ -240,7 +250,7 @@ class _Door:
         assert machine.host is not None
         try:
             return _text(
-                await self._world.renderings.render(
+                await self._world.renderings.serve(
                     machine.host, request.match_info["kind"], self._machines.urls_of(machine)
                 )
             )

@@ -63,6 +63,20 @@ def boot_pair(settings: Settings, machine: Machine) -> BootPair:
     return pair
 
 
+def live_iso(settings: Settings, machine: Machine) -> Path:
+    """The ISO that the medium's live system fetches whole. Raises NotServable."""
+    boot_pair(settings, machine)
+    medium = machine.host.medium if machine.host else None
+    if medium is None or "iso" not in medium.files:
+        raise NotServable(f"the medium of host {machine.name} has no ISO that a machine could fetch")
+    path = settings.state.media_dir / str(medium.files["iso"]["path"])
+    if not path.is_file():
+        raise NotServable(
+            f"the ISO of medium {medium.name} is gone from {settings.state.media_dir}: provisionctl media add {medium.name}"
+        )
+    return path
+
+
 class Scripts:
     """Makes loader scripts. ``machines`` counts the boots they start."""
 
@@ -99,7 +113,7 @@ class Scripts:
             urls = self._machines.urls_of(machine)
             kind = "installer" if machine.target.boot is Boot.INSTALLER else "ramdisk"
             files = self._files(machine, loader, by_http, urls.base, urls.base)
-            return await world.renderings.render(machine.host, f"{loader}-{kind}", urls, files)
+            return await world.renderings.serve(machine.host, f"{loader}-{kind}", urls, files)
         base = f"{world.boot_url}/boot"
         asks = f"{base}/wait/{machine.mac.replace(':', '-')}"
         files = self._files(machine, loader, by_http, f"{base}/ramdisk", asks)

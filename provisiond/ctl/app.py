@@ -9,6 +9,7 @@ import typer
 
 from provisiond.ctl import (
     admin,
+    deployments,
     flags,
     hosts,
     lint,
@@ -45,6 +46,7 @@ app.add_typer(machines.flavor, name="flavor")
 app.add_typer(admin.template, name="template")
 releases.app.add_typer(shadow.app, name="shadow")
 app.add_typer(releases.app, name="release")
+app.add_typer(deployments.app, name="deployment")
 app.add_typer(sources.app, name="source")
 app.add_typer(rollouts.app, name="rollout")
 app.add_typer(flags.app, name="flag")

@@ -240,8 +240,9 @@ class DeploymentView(View):
 
 
 class DeploymentDetail(DeploymentView):
-    """A build with what is too long for a list."""
+    """A build with what is too long for a list. ``release_number`` is what people call its release."""
 
+    release_number: int | None
     log_tail: str
     host_keys: list[str]
     result: dict[str, Any]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from provisiond.inventory.masking import MASK
 from provisiond.inventory.network import Network
 from provisiond.inventory.resolve import ResolvedHost, ResolvedInterface
 from provisiond.inventory.storage import Storage
@@ -31,6 +32,14 @@ class BuildUrls:
     def of(cls, boot_url: str, token: str) -> BuildUrls:
         """``boot_url`` is where machines reach HTTP boot, such as http://10.0.0.1:8421."""
         return cls(f"{boot_url.rstrip('/')}/boot/{token}")
+
+    @property
+    def token(self) -> str:
+        return self.base.rpartition("/")[2]
+
+    def masked(self) -> BuildUrls:
+        """The same with the token masked."""
+        return BuildUrls(f"{self.base.rpartition('/')[0]}/{MASK}")
 
     def names(self) -> dict[str, str]:
         """Name in templates -> URL: plan, seed/ and installer.iso are read; progress, built, failed and phone_home are posted to."""
@@ -56,6 +65,10 @@ class BootFiles:
 
     def names(self) -> dict[str, str]:
         return {name: value for name, value in vars(self).items() if value}
+
+    def masked(self, token: str) -> BootFiles:
+        """The same with the build's token masked."""
+        return BootFiles(**{name: value.replace(token, MASK) for name, value in vars(self).items()})
 
 
 def build_context(

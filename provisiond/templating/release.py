@@ -12,6 +12,7 @@ from typing import Any
 
 from provisiond.config import TemplateSettings
 from provisiond.errors import NotFound, RenderError
+from provisiond.inventory.masking import mask
 from provisiond.inventory.release_tables import Release
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.secrets import SecretBox
@@ -19,6 +20,7 @@ from provisiond.inventory.store import RELEASES, Store
 from provisiond.templating.catalogue import catalogue_of, ensure_release, read_directory, shipped_directory
 from provisiond.templating.context import BootFiles, BuildUrls, build_context, machine_context
 from provisiond.templating.current import Standing, load_standing, release_for
+from provisiond.templating.record import Record
 from provisiond.templating.render import Limits, Renderer
 from provisiond.templating.served import (
     CONTENT_TYPES,
@@ -46,6 +48,7 @@ class Renderings:
         self._moved = store.subscribe(RELEASES)
         self._standing: Standing | None = None
         self._looks = 0
+        self.record = Record(store)
 
     @classmethod
     async def open(
@@ -62,6 +65,10 @@ class Renderings:
         made = cls(store, Limits(settings.render_seconds, settings.render_bytes), authorized_keys)
         await made.renderer()
         return made
+
+    async def close(self) -> None:
+        """Write down what was served and is not written yet."""
+        await self.record.close()
 
     async def standing(self) -> Standing:
         """What is current where, read again only after something moved here or in another daemon."""
@@ -108,19 +115,40 @@ class Renderings:
         self, host: ResolvedHost, kind: str, urls: BuildUrls, boot: BootFiles | None = None
     ) -> str:
         """The text of ``kind`` (kickstart, user-data, ipxe-installer ...) for this host. Raises RenderError."""
+        renderer, template = await self._template(host, kind)
+        return renderer.render(
+            template, build_context(host, urls, authorized_keys=self.authorized_keys, boot=boot)
+        )
+
+    async def serve(
+        self, host: ResolvedHost, kind: str, urls: BuildUrls, boot: BootFiles | None = None
+    ) -> str:
+        """``render`` for the machine itself: that its build was served this is written down (record.py). Raises RenderError."""
+        renderer, template = await self._template(host, kind)
+        keys = self.authorized_keys
+        text = renderer.render(template, build_context(host, urls, authorized_keys=keys, boot=boot))
+        if host.deployment is not None:
+
+            def masked() -> str:
+                hidden = replace(host, merged=replace(host.merged, values=mask(dict(host.merged.values))))
+                shown = boot.masked(urls.token) if boot else None
+                context = build_context(hidden, urls.masked(), authorized_keys=keys, boot=shown)
+                return renderer.render(template, context)
+
+            self.record.note(host.deployment.id, kind, template, text, masked)
+        return text
+
+    async def _template(self, host: ResolvedHost, kind: str) -> tuple[Renderer, str]:
         renderer = await self.renderer_for(host)
         system = host.operating_system
         family, version = (system.family, system.version) if system else ("", "")
         try:
-            template = renderer.find(kind, family, version)
+            return renderer, renderer.find(kind, family, version)
         except NotFound:
             what = f"{system.name} ({family} {version})" if system else "a host without an operating system"
             raise RenderError(
                 kind, f"there is no {kind} template for {what}, which host {host.name} is to get"
             ) from None
-        return renderer.render(
-            template, build_context(host, urls, authorized_keys=self.authorized_keys, boot=boot)
-        )
 
     async def render_machine(self, kind: str, base: str, boot: BootFiles | None = None) -> str:
         """The text of a boot ``kind`` (ipxe-entry, ipxe-local ...) for a machine that is no host. Raises RenderError, NotFound."""
@@ -130,19 +158,19 @@ class Renderings:
     async def unattended(self, host: ResolvedHost, urls: BuildUrls) -> tuple[str, str]:
         """The installer's unattended file and its content type. Raises RenderError."""
         kind = unattended_kind(host, (await self.renderer_for(host)).catalogue)
-        return await self.render(host, kind, urls), CONTENT_TYPES.get(kind, "text/plain")
+        return await self.serve(host, kind, urls), CONTENT_TYPES.get(kind, "text/plain")
 
     async def seed_file(self, host: ResolvedHost, file: str, urls: BuildUrls) -> str | None:
         """One file (of SEED) of the host's NoCloud seed; None where its build has no such file. Raises RenderError."""
         kind = seed_kind(host, (await self.renderer_for(host)).catalogue, file)
-        return await self.render(host, kind, urls) if kind else None
+        return await self.serve(host, kind, urls) if kind else None
 
     async def seed(self, host: ResolvedHost, boot_url: str, box: SecretBox) -> tuple[tuple[str, str], ...]:
         """The NoCloud files (name, text) of the host's open deployment. Raises RenderError."""
         if host.deployment is None:
             raise RenderError("user-data", f"host {host.name} has no build under way")
         urls = BuildUrls.of(boot_url, box.decrypt(host.deployment.secret_seed))
-        return tuple([(kind, await self.render(host, kind, urls)) for kind in SEED])
+        return tuple([(kind, await self.serve(host, kind, urls)) for kind in SEED])
 
     async def check(self, host: ResolvedHost, boot_url: str) -> str:
         """Render all that a build of this host will be served, and throw it away. Raises RenderError before anything happens.
