@@ -43,13 +43,14 @@ class Fleet(Rig):
 
     broken: set[str] = field(default_factory=set)
     move_boundary: Callable[[str, str], None] | None = None
+    rollout_lease: float = 4.0
 
     async def open(self) -> Fleet:
         await super().open()
         self.history = History(self.store)
         await self.history.start()
         self.rollouts = Rollouts(
-            self.store, self.settings.rollout, self.reconciler.owner, lease_seconds=4.0, sweep_seconds=0.5,
+            self.store, self.settings.rollout, self.reconciler.owner, lease_seconds=self.rollout_lease, sweep_seconds=0.5,
             boundary=self.move_boundary,
         )  # fmt: skip
         self.history.listen(self.rollouts.heard)
