@@ -25,6 +25,7 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from provisiond.templating.quoted import MarkingCodeGenerator, Quoted, joined, refuse_unquoted
 from provisiond.templating.quoting import QUOTING
 
 MAX_RANGE = 10_000
@@ -45,8 +46,9 @@ _METHODS: dict[type, frozenset[str]] = {
         {"index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem", "depth", "depth0", "cycle", "changed"}
     ),
 }  # fmt: skip
+_METHODS[Quoted] = _METHODS[str]
 _FILTERS = (
-    "default", "d", "lower", "upper", "capitalize", "title", "trim", "first", "last", "length", "count", "sort", "unique", "list",
+    "default", "d", "lower", "upper", "capitalize", "title", "first", "last", "length", "count", "sort", "unique", "list",
     "map", "select", "reject", "selectattr", "rejectattr", "int", "string", "items", "dictsort", "abs", "min", "max", "round",
 )  # fmt: skip
 _TESTS = (
@@ -144,9 +146,11 @@ def unusable(name: str, why: str, key: str) -> Missing:
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of one release. Templates load each other by id out of ``files`` and from nowhere else."""
 
+    code_generator_class = MarkingCodeGenerator
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self, files: dict[str, str]) -> None:
+        self.literals: dict[str, Quoted] = {}
         super().__init__(
             loader=DictLoader(files),
             undefined=Missing,
@@ -167,7 +171,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters.update({name: jinja_filters.FILTERS[name] for name in _FILTERS})
         self.filters.update({name: _of_what_is_there(quote) for name, quote in QUOTING.items()})
         self.filters.update(
-            {"join": _join, "replace": _replace, "indent": _indent, "_turns": _turns, "_concat": _concat}
+            {
+                "join": _join,
+                "replace": _replace,
+                "indent": _indent,
+                "trim": _trim,
+                "_turns": _turns,
+                "_concat": _concat,
+            }
         )
         self.tests.clear()
         self.tests.update({name: jinja_tests.TESTS[name] for name in _TESTS})
@@ -232,7 +243,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             for sequence, times in ((left, right), (right, left)):
                 if hasattr(sequence, "__len__") and isinstance(times, int):
                     meter.get().make(len(sequence) * max(times, 0))
-        return super().call_binop(context, operator, left, right)
+        made = super().call_binop(context, operator, left, right)
+        return joined(made, (left, right)) if type(made) is str else made
 
 
 def _of_what_is_there(quote: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -241,7 +253,7 @@ def _of_what_is_there(quote: Callable[[Any], str]) -> Callable[[Any], str]:
     def checked(value: Any) -> str:
         made = quote(str(value) if isinstance(value, Undefined) else value)
         meter.get().make(len(made))
-        return made
+        return Quoted(made)
 
     return checked
 
@@ -275,9 +287,10 @@ def _counted(node: nodes.Concat) -> nodes.Filter:
 
 @pass_context
 def _finalize(_context: Context, value: Any) -> Any:
-    """What ``{{ value }}`` puts out: texts and numbers only, so that no mapping, null or function is printed by mistake."""
+    """What ``{{ value }}`` puts out: texts that may stand there (see quoted.py) and numbers; no mapping, null or function by mistake."""
     if isinstance(value, str):
         meter.get().make(len(value))
+        refuse_unquoted(value)
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -342,14 +355,17 @@ def _flag(name: str) -> bool:
     return declared[name]
 
 
-def _metered_concat(pieces: Iterable[str]) -> str:
+def _metered_concat(pieces: Iterable[str]) -> Quoted:
+    """What a macro or a block has put out, piece by piece through ``_finalize``."""
     kept = list(pieces)
     meter.get().make(sum(map(len, kept)))
-    return "".join(kept)
+    return Quoted("".join(kept))
 
 
 def _concat(parts: list[Any]) -> str:
-    return _metered_concat(_scalar_text(p) for p in parts)
+    texts = [_scalar_text(p) for p in parts]
+    meter.get().make(sum(map(len, texts)))
+    return joined("".join(texts), parts)
 
 
 def _scalar_text(value: Any) -> str:
@@ -368,19 +384,23 @@ def _join(
 ) -> str:
     if attribute is not None:
         items = map(jinja_filters.make_attrgetter(environment, attribute), items)
+    parts: list[Any] = []
     pieces: list[str] = []
     for item in _drawn(items):
         text = _scalar_text(item)
         meter.get().make(len(text) + len(separator))
+        parts.append(item)
         pieces.append(text)
-    return _metered_concat([separator.join(pieces)])
+    made = separator.join(pieces)
+    meter.get().make(len(made))
+    return joined(made, [*parts, separator or 0])
 
 
 def _replace(text: str, old: str, new: str) -> str:
     if not isinstance(text, str) or not old:
         raise ValueError("'replace' needs a text, and something to look for")
     meter.get().make(len(text) + text.count(old) * len(new))
-    return text.replace(old, new)
+    return joined(text.replace(old, new), (text, new))
 
 
 def _indent(text: str, width: int = 4, first: bool = False) -> str:
@@ -390,4 +410,10 @@ def _indent(text: str, width: int = 4, first: bool = False) -> str:
     pad = " " * width
     lines = text.split("\n")
     rest = [pad + line if line else line for line in lines[1:]]
-    return "\n".join([pad + lines[0] if first else lines[0], *rest])
+    return joined("\n".join([pad + lines[0] if first else lines[0], *rest]), (text,))
+
+
+def _trim(text: str, chars: str | None = None) -> str:
+    if not isinstance(text, str):
+        raise ValueError("'trim' needs a text")
+    return joined(text.strip(chars), (text,))
