@@ -90,7 +90,7 @@ def check(texts: Sequence[str], target: Target) -> list[Verdict]:
 
 def _xmllint(paths: Sequence[str], problems: list[list[Problem]]) -> None:
     done = run([XMLLINT, "--noout", "--nonet", *paths])
-    found = [said for line in done.stderr.splitlines() if (said := _SAID.match(line))]
+    found = [said for line in done.stderr.split("\n") if (said := _SAID.match(line))]
     for said in found:
         text = said["text"].replace("parser error : ", "")
         problems[number_of(said["path"])].append(Problem(text, int(said["line"])))

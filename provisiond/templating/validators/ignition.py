@@ -44,7 +44,7 @@ def check(texts: Sequence[str], target: Target) -> list[Verdict]:
 def _validate(path: str) -> list[Problem]:
     done = run([NAME, path])
     problems = []
-    for line in (done.stdout + done.stderr).splitlines():
+    for line in (done.stdout + done.stderr).split("\n"):
         if said := _SAID.match(line):
             where = said["path"].removeprefix("$.").removeprefix("$")
             problems.append(

@@ -33,9 +33,10 @@ def check_grub(texts: Sequence[str], target: Target) -> list[Verdict]:
             if done.returncode:
                 for path in paths[at : at + 500]:
                     said[number_of(path)].append(ended_badly(done).message)
-            for line in done.stdout.splitlines():
+            for line in done.stdout.split("\n"):
                 if found := _GRUB_SAID.match(line):
-                    said[number_of(found["path"])].append(found["text"])
+                    text = found["text"].replace(found["path"], "it")
+                    said[number_of(found["path"])].append(text)
     return [Verdict(GRUB, tuple(_grub(texts[number], lines))) for number, lines in said.items()]
 
 

@@ -46,7 +46,7 @@ def _debconf(texts: Sequence[str], found: list[list[Problem]]) -> None:
         at += len(lines)
     with as_files([_IN_MEMORY], [".conf"]) as (rc,):
         done = run([NAME, "--checkonly"], "\n".join(whole) + "\n", DEBCONF_SYSTEMRC=rc)
-    for said in done.stderr.splitlines():
+    for said in done.stderr.split("\n"):
         place = _SAID.match(said)
         if not place:
             for problems in found if said.strip() else ():

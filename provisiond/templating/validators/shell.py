@@ -181,7 +181,7 @@ def _look(
             done = run(["bash", "-c", _BASH_N, "bash", *paths])
             for problems in found.values() if done.returncode else ():
                 problems.append(ended_badly(done))
-            for line in done.stderr.splitlines():
+            for line in done.stderr.split("\n"):
                 said = _SAID.match(line)
                 if not said or said["text"].startswith("`"):  # the second line, which shows the text
                     continue

@@ -21,6 +21,8 @@ from provisiond.templating.validators.verdict import Problem
 NO_JSONSCHEMA = "JSON schema: the Python package jsonschema is not installed"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MESSAGE = 300
+MAX_DEPTH = 100
+_MAY_NEST = re.compile(rf"^(?: {{{MAX_DEPTH // 2},}}| *(?:[-?:] +){{{MAX_DEPTH // 10},}})", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,15 @@ class Tree:
 def read_yaml(text: str) -> list[Tree]:
     """Every document of a YAML text; at least one."""
     trees: list[Tree] = []
-    loader = _Loader(text)
+    loader = None
     try:
+        if deep := _too_deep(text):
+            return [
+                Tree(
+                    None, (Problem(f"not YAML that anybody reads: nested more than {MAX_DEPTH} deep", deep),)
+                )
+            ]
+        loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
             trees.append(Tree(loader.construct_document(node), tuple(_twice(node)), lambda node=node: node))  # type: ignore[misc]
@@ -85,8 +94,27 @@ def read_yaml(text: str) -> list[Tree]:
         line = text.count("\n", 0, int(place[1])) + 1 if place else None
         trees.append(Tree(None, (Problem(f"not YAML: {' '.join(str(error).split())}", line),)))
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return trees or [Tree(None, (Problem("it is empty"),))]
+
+
+def _too_deep(text: str) -> int:
+    """The line where a YAML text is nested too deeply, or 0. libyaml's composer recurses in C, and ends the process.
+
+    The events are read one by one only where brackets, indents or dashes make it possible at all.
+    """
+    if text.count("[") + text.count("{") < MAX_DEPTH // 2 and not _MAY_NEST.search(text):
+        return 0
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                return event.start_mark.line + 1 if event.start_mark else 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return 0
 
 
 def read_json(text: str) -> Tree:

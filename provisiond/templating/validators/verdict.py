@@ -65,12 +65,15 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program on standard input; its messages in English. One that hangs is ended, with status 124 as timeout(1) says it."""
     try:
-        return subprocess.run(
-            list(command), input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False, errors="replace",
+        done = subprocess.run(
+            list(command), input=None if text is None else text.encode(), capture_output=True, timeout=TIMEOUT, check=False,
             env={**os.environ, "LC_ALL": "C.UTF-8", **environment},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 124, "", f"ended after {TIMEOUT} seconds")
+    # decoded here, as Python's text mode makes line ends of what the program shows of a document
+    out, err = (said.decode("utf-8", "replace") for said in (done.stdout, done.stderr))
+    return subprocess.CompletedProcess(command, done.returncode, out, err)
 
 
 def ended_badly(done: subprocess.CompletedProcess[str]) -> Problem:

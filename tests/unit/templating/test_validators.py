@@ -90,6 +90,9 @@ BROKEN = [
     ("user-data", "#cloud-config\n\npackage_update: [1]\n", 3, "is not of type 'boolean'"),
     ("user-data", "#cloud-config\nruncmd:\n  - echo\n  - |\n    echo\n    if\n", 7, "runcmd.1: Syntax error"),
     ("user-data", "#cloud-config\nwrite_files:\n  - path: /x\n    content: |\n      #!/bin/sh\n      if\n", 7, "/x: Syntax error"),
+    ("user-data", "#cloud-config\n" + "[" * 50_000, 2, "nested more than 100 deep"),
+    ("preseed", "d-i a\u2028b\rc\n", 1, "Unknown type"),
+    ("grub-local", "", 1, "contains no commands"),
     ("meta-data", "instance-id: x\n", None, "local-hostname is missing"),
     ("meta-data", "instance-id: x\nlocal-hostname: 12\n", 2, "must be a text"),
     ("network-config", "version: 7\n", 1, "must be 1 or 2"),
@@ -183,7 +186,8 @@ def test_many_at_once(kind: str) -> None:
     """Many documents through one process have the verdicts that each has alone, in their order."""
     texts = [b[1] for b in BROKEN if b[0] == kind] + [t for k, t in WELL if k == kind]
     texts = texts * 3 + texts[::-1]
-    assert validate_many(kind, texts) == [validate(kind, text) for text in texts]
+    alone = {text: validate(kind, text) for text in dict.fromkeys(texts)}
+    assert validate_many(kind, texts) == [alone[text] for text in texts]
     assert validate_many(kind, []) == []
 
 
@@ -277,7 +281,7 @@ def test_commands_kept_between_kickstarts_are_as_new() -> None:
         "volgroup v pv.1\nlogvol / --vgname v --name r --size 1\n", "autopart --type lvm\npart / --size 1\n", "autopart\n",
         "raid / --level 1 --device a raid.1 raid.2\nraid /b --level 1 --device a raid.1 raid.2\n",
     ]  # fmt: skip
-    for text in texts * 2 + texts[::-1]:
+    for text in texts + texts[::-1]:
         handler = versions.makeVersion(versions.RHEL9)
         try:
             with warnings.catch_warnings():
