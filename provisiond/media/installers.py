@@ -1,6 +1,7 @@
 """Kernel and initrd of an operating system's installer, from a mirror, a directory or an ISO, checked and put in place.
 
-Layout: state.dir/media/NAME/{kernel,initrd}-DIGEST. A new import never touches files that are being served.
+Layout: state.dir/media/NAME/{kernel,initrd,iso}-DIGEST, the ISO only where the installer fetches it whole. A new import
+never touches files that are being served.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from provisiond.media.checks import (
 from provisiond.media.fetch import Fetched, Fetcher, MediaError, Missing, OnProgress, check_url
 from provisiond.media.layouts import ARCHES, Layout, believed, coreos, flatcar, suse, talos
 from provisiond.media.trees import DirectoryTree, IsoTree, MirrorTree, Tree
+from provisiond.media.ubuntu import ISO_LIMIT, UBUNTU_KEYRING, LiveIso, live, live_iso
 
 LIMITS = {"kernel": 128 << 20, "initrd": 1 << 30}
-ISO_LIMIT = 32 << 30
 DEBIAN_SUITES = {"11": "bullseye", "12": "bookworm", "13": "trixie"}
 DEBIAN_MIRROR = "http://deb.debian.org/debian"
 
@@ -38,9 +39,9 @@ DEBIAN_MIRROR = "http://deb.debian.org/debian"
 class InstallerRequest:
     """What to take. ``source`` is a URL (mirror, or an ISO by its name), a directory or an ISO file; empty: the vendor's mirror.
 
-    ``family`` debian, redhat, fedora, suse, coreos, flatcar or talos and ``version`` as in OperatingSystem. ``sha256`` is that of
+    ``family`` debian, ubuntu, redhat, fedora, suse, coreos, flatcar or talos and ``version`` as in OperatingSystem. ``sha256`` is that of
     the ISO. ``unverified`` takes files that nothing vouches for. ``keyring`` holds the keys a Debian mirror must be signed with,
-    or a SUSE one where another than Debian's is given.
+    or an Ubuntu or SUSE one where another than Debian's is given.
     """
 
     name: str
@@ -55,7 +56,7 @@ class InstallerRequest:
 
 @dataclass(frozen=True)
 class InstallerFiles:
-    """What was taken. ``files``: kernel and initrd -> {path (below state.dir/media), sha256, bytes}, as Medium.files."""
+    """What was taken. ``files``: kernel, initrd (and iso) -> {path (below state.dir/media), sha256, bytes}, as Medium.files."""
 
     files: dict[str, dict[str, str | int]]
     verified_by: str
@@ -92,6 +93,9 @@ async def add_medium(
             taken = {
                 what: await _take(tree, plan, what, folder, on_progress) for what in ("kernel", "initrd")
             }
+            if isinstance(tree, LiveIso):
+                await tree.close()
+                taken["iso"] = tree.file, tree.fetched
             files: dict[str, dict[str, str | int]] = {}
             for what, (part, fetched) in taken.items():
                 final = folder / f"{what}-{fetched.sha256[:16]}"
@@ -164,6 +168,13 @@ def _append(part: Path, more: Path) -> Fetched:
 async def _tree(request: InstallerRequest, folder: Path, on_progress: OnProgress) -> AsyncIterator[Tree]:
     """The source, opened."""
     source = request.source
+    if request.family == "ubuntu":
+        keyring = UBUNTU_KEYRING if request.keyring == DEBIAN_KEYRING else request.keyring
+        async with live_iso(
+            source, request.version, request.architecture, request.sha256, keyring, folder, on_progress
+        ) as live_server:
+            yield live_server
+        return
     if not source:
         if request.family != "debian":
             raise MediaError(
@@ -217,6 +228,9 @@ async def _plan(tree: Tree, request: InstallerRequest, folder: Path) -> Layout:
     match request.family:
         case "debian":
             return await _debian(tree, request, folder)
+        case "ubuntu":
+            assert isinstance(tree, LiveIso)
+            return await live(tree, request.version, request.architecture)
         case "redhat" | "fedora":
             return await _redhat(tree, request)
         case "suse":
@@ -234,7 +248,7 @@ async def _plan(tree: Tree, request: InstallerRequest, folder: Path) -> Layout:
             )
         case _:
             raise MediaError(
-                f"no installer of the family {request.family!r} is known; there are debian, redhat, fedora, suse, coreos, flatcar and talos"
+                f"no installer of the family {request.family!r} is known; there are debian, ubuntu, redhat, fedora, suse, coreos, flatcar and talos"
             )
 
 

@@ -33,6 +33,7 @@ KNOWN_SYSTEMS = {
     "debian-11": ("debian", "11"),
     "debian-12": ("debian", "12"),
     "debian-13": ("debian", "13"),
+    **{f"ubuntu-{v}": ("ubuntu", v) for v in ("22.04", "24.04", "26.04")},
     **{f"{n}-{v}": ("redhat", v) for n in ("rhel", "alma", "rocky") for v in ("8", "9", "10")},
     **{f"centos-stream-{v}": ("redhat", v) for v in ("9", "10")},
     **{f"fedora-{v}": ("fedora", v) for v in ("42", "43", "44")},

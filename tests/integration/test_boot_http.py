@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import structlog
 import uvloop
+import yaml
 from aiohttp import ClientSession, web
 from sqlalchemy import update
 from sqlmodel import col, select
@@ -21,7 +22,7 @@ from sqlmodel import col, select
 from provisiond.boot.stream import send_image
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import CATALOGUE_CHANGED, Store
-from provisiond.inventory.tables import Event, Host, Image, Interface, Medium, Subnet, utcnow
+from provisiond.inventory.tables import Event, Host, Image, Interface, Medium, OperatingSystem, Subnet, utcnow
 from provisiond.lifecycle.path import PATH
 from provisiond.lifecycle.table import State
 from provisiond.media.images import MIB, used_extents
@@ -234,6 +235,49 @@ async def test_preseed_and_seed(served: Served) -> None:
     for name in ("network-config", "vendor-data"):
         assert (await served.get(f"{other.base}/{name}"))[0] == 200
     assert (await served.get(f"{other.base}/preseed"))[0] == 410
+
+
+async def test_ubuntu_finds_its_seed_and_its_iso(served: Served) -> None:
+    """The live system is booted with the seed's URL and the ISO's; both are there for it alone, and gone when it is built."""
+    system = OperatingSystem(name="ubuntu-24.04", family="ubuntu", version="24.04")
+    content = b"iso" * 100_000
+    medium = Medium(
+        name="ubuntu-24.04", operating_system_id=system.id, source="x", mirror="http://archive.ubuntu.com/ubuntu", ready=True,
+        files={n: {"path": f"ubuntu-24.04/{n}-0"} for n in ("kernel", "initrd", "iso")},
+    )  # fmt: skip
+    folder = served.world.settings.state.media_dir / "ubuntu-24.04"
+    folder.mkdir(parents=True)
+    for name, text in (("kernel", b"k"), ("initrd", b"i"), ("iso", content)):
+        (folder / f"{name}-0").write_bytes(text)
+    async with served.world.store.write(CATALOGUE_CHANGED) as session:
+        session.add(system)
+        await session.flush()
+        session.add(medium)
+    served.rows["medium"] = medium.id
+    host = await served.host("web01", method="installer", operating_system_id=system.id)
+    scripts = await scripts_of(served, host)
+    base = f"{served.world.boot_url}{host.base}"
+    for name, text in scripts.items():
+        seed, iso = f"ds=nocloud-net;s={base}/seed/", f"url={base}/installer.iso"
+        assert seed in text and iso in text and "cloud-config-url=/dev/null" in text, name
+        assert "grub" not in name or f"'{seed}'" in text  # a bare ';' would end GRUB's command
+    status, user_data = await served.get(f"{host.base}/seed/user-data")
+    assert status == 200 and yaml.safe_load(user_data)["autoinstall"]["version"] == 1
+    meta_data = yaml.safe_load((await served.get(f"{host.base}/seed/meta-data"))[1])
+    assert meta_data == {"instance-id": host.deployment_id, "local-hostname": "web01"}
+    for optional in ("vendor-data", "network-config"):
+        assert (await served.get(f"{host.base}/seed/{optional}"))[0] == 404
+    assert (await served.get(f"{host.base}/unattended")) == (200, user_data)
+    async with served.client.get(f"{base}/installer.iso", headers={"Range": "bytes=3-5"}) as answer:
+        assert (answer.status, await answer.read()) == (206, b"iso")
+    async with served.client.get(f"{base}/installer.iso") as answer:
+        assert await answer.read() == content
+    other = await served.host("web02")  # an image
+    assert (await served.get(f"{other.base}/installer.iso"))[0] == 410
+    (folder / "iso-0").unlink()
+    assert (await served.get(f"{host.base}/installer.iso"))[0] == 503
+    assert await served.post(f"{host.base}/built") == (200, "ok\n")
+    assert (await served.get(f"{host.base}/installer.iso"))[0] == 410
 
 
 # --- the image ---------------------------------------------------------------------------------------------
