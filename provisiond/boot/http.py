@@ -5,7 +5,7 @@
     GET  /boot/kexec?mac=                    a script that starts the same from a running Linux
     GET  /boot/loader/  /boot/loader/FILE    network boot programs
     GET  /boot/ramdisk/{kernel,initrd}       /boot/wait/MAC/plan                  for machines that wait to be approved
-    GET  /boot/TOKEN/...                     ipxe grub pxelinux kexec kernel initrd plan image map unattended preseed kickstart
+    GET  /boot/TOKEN/...                     ipxe grub pxelinux kexec kernel initrd plan image map installer.iso unattended preseed kickstart
                                              finish first-boot
                                              user-data meta-data network-config vendor-data (also below seed/)
     POST /boot/TOKEN/{progress,built,failed,phone-home}
