@@ -102,8 +102,8 @@ async def test_the_nearest_rollout_and_pointer_win(make_fleet: MakeFleet) -> Non
     common = {"steps": ["100%"], "gates": ["approval"]}
     await fleet.start_rollout(release=str(one.number), group="top", **common)
     await fleet.start_rollout(release=str(two.number), group="below", **common)
-    assert (await fleet.reaches(1, "waiting")).numbers["hosts"] == 3
     assert (await fleet.reaches(2, "waiting")).numbers["hosts"] == 3
+    assert (await fleet.reaches(1, "waiting")).numbers["hosts"] == 3
     assert {await current(fleet, i) for i in of_top} == {one.id}
     assert {await current(fleet, i) for i in of_kept} == {await first(fleet)}
     assert {await current(fleet, i) for i in of_below} == {two.id}
