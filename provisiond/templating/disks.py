@@ -176,11 +176,12 @@ def _carriers(
 
 
 def _make_bootable(disk: dict[str, Any], firmware: str, *, first: bool) -> None:
-    if any(part["mount"] == "/boot/efi" for part in disk["partitions"]):
-        for part in disk["partitions"]:
-            part["use"] = "esp" if part["mount"] == "/boot/efi" else part["use"]
-        return
     uefi = firmware == "uefi"
+    described = [part for part in disk["partitions"] if part["mount"] == "/boot/efi"]
+    if uefi and described:
+        for part in described:
+            part["use"] = "esp"
+        return
     disk["partitions"].insert(
         0,
         {
