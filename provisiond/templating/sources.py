@@ -204,12 +204,15 @@ class Sources:
     async def import_from(
         self, row: Any, ref: str | None = None, *, actor: str, force: bool = False
     ) -> Imported:
-        """Read a source and make a release of it. Raises ConfigError, Invalid."""
+        """Read a source and make a release of it. Raises Invalid, also where the source cannot be read."""
         if ref is not None and (
             why := "is given for git only" if row.kind == "directory" else wrong_ref(ref)
         ):
             raise Invalid([FieldError("ref", why)])
-        files, origin = await self.read(row, ref)
+        try:
+            files, origin = await self.read(row, ref)
+        except ConfigError as error:
+            raise Invalid([FieldError("source", str(error))]) from None
         return await import_release(self._store, files, origin, actor=actor, force=force)
 
     # --- inner -------------------------------------------------------------------------------------------

@@ -94,7 +94,13 @@ async def test_what_is_wrong_is_refused_and_named(doors: Doors) -> None:
         "POST", "/releases", {"files": files(**{"fixtures/bad.yaml": "about: x\nwrong: 1\n"})}
     )
     assert status == 422 and "wrong" in problem["errors"][0]["message"]
-    for body in ({}, {"files": files(), "source": "x"}, {"files": files(), "ref": "main"}, {"files": {}}):
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"files": files(), "source": "x"},
+        {"files": files(), "ref": "main"},
+        {"files": {}},
+    ]
+    for body in bodies:
         assert (await doors.call("POST", "/releases", body))[0] == 422
     assert len((await doors.call("GET", "/releases"))[1]["items"]) == 1
     release = await made(doors, "if true; then\n", force=True)
