@@ -131,9 +131,10 @@ def test_the_passphrase_reaches_no_log(tmp_path: Path) -> None:
     assert [p.passphrase for p in handler.partition.partitions if p.encrypted] == [SECRET, SECRET]
     assert (scratch / "provisiond-disks.ks").stat().st_mode & 0o777 == 0o600
     functions = text[text.index("provisiond_post() {") : text.index('provisiond_progress 5 "')]
+    end = f"\nopening with {SECRET}, {SECRET}\nno good\n"
     (scratch / "log").write_text(
-        "x" * 11_990 + SECRET + "y" * 11_990 + f"\nopening with {SECRET}, {SECRET}\nno good\n"
-    )
+        "x" * 9000 + SECRET + "y" * (12_000 - 6 - len(end)) + end
+    )  # cut in the secret
     script = (
         functions.replace("/tmp/", f"{scratch}/")
         + f"\ncurl() {{ :; }}\nprovisiond_failed oops {scratch}/log\n"
@@ -219,6 +220,8 @@ def test_keyfiles_are_networkmanagers(fixture: str) -> None:
     """libnm takes every keyfile of a golden host without a word."""
     found = read_keyfiles(keyfiles_of(render(fixture)))
     assert found and all((k["error"], k["warnings"]) == ("", []) for k in found.values()), found
+    for below in (k for name, k in found.items() if name == "lab40"):
+        assert below["vlan"] == {"id": 40, "parent": None} and below["mac"].lower() == "52:54:00:aa:bb:03"
 
 
 def test_libnm_refuses_what_is_wrong() -> None:
