@@ -234,7 +234,7 @@ async def _plan(tree: Tree, request: InstallerRequest, folder: Path) -> Layout:
         case "redhat" | "fedora":
             return await _redhat(tree, request)
         case "suse":
-            return await suse(tree, request.architecture, folder, request.keyring)
+            return await suse(tree, request.architecture)
         case "coreos":
             return await coreos(tree, request.architecture)
         case "flatcar":
@@ -295,4 +295,4 @@ async def _redhat(tree: Tree, request: InstallerRequest) -> Layout:
     except Missing as error:
         raise MediaError(f"{tree.where} is no installation tree: it has no .treeinfo") from error
     mirror = tree.where if isinstance(tree, MirrorTree) else ""
-    return Layout(paths, believed(tree, expected, signed=False), mirror=mirror)
+    return Layout(paths, believed(tree, expected), mirror=mirror)

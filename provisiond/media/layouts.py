@@ -1,7 +1,6 @@
 """Where SUSE, Fedora CoreOS, Flatcar and Talos keep an installer's kernel and initrd, and who vouches for them.
 
-Checksums that come the same open way as the files prove nothing: they count over https and from local trees, or where a
-signature by a given key covers them.
+Checksums that come the same open way as the files prove nothing: they count over https and from local trees.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisiond.media.checks import DEBIAN_KEYRING, Expected, checksums, signed_by
+from provisiond.media.checks import Expected, checksums
 from provisiond.media.fetch import MediaError, Missing
 from provisiond.media.trees import MirrorTree, Tree
 
@@ -34,31 +33,19 @@ class Layout:
     appended: tuple[str, ...] = ()
 
 
-async def suse(tree: Tree, architecture: str, scratch: Path, keyring: Path) -> Layout:
-    """A SUSE installation tree, vouched for by its CHECKSUMS, which CHECKSUMS.asc signs (openSUSE's libzypp, RepoMd media).
-
-    Its signature is looked at where ``keyring`` is not Debian's. Raises MediaError.
-    """
+async def suse(tree: Tree, architecture: str) -> Layout:
+    """A SUSE installation tree, vouched for by its CHECKSUMS (openSUSE's libzypp, RepoMd media). Raises MediaError."""
     base = f"boot/{architecture}" + ("/loader" if architecture == "x86_64" else "")
     paths = {"kernel": f"{base}/linux", "initrd": f"{base}/initrd"}
     try:
-        listed = await tree.read("CHECKSUMS")
+        listed = checksums(await tree.read("CHECKSUMS"))
     except Missing as error:
         raise MediaError(f"{tree.where} is no SUSE installation tree: it has no CHECKSUMS") from error
-    by, signed = f"CHECKSUMS of {tree.where}", False
-    if keyring != DEBIAN_KEYRING:
-        try:
-            signature = await tree.read("CHECKSUMS.asc")
-        except Missing as error:
-            raise MediaError(
-                f"{tree.where} has no CHECKSUMS.asc, so {keyring.name} cannot vouch for it"
-            ) from error
-        await signed_by(keyring, tree.where, listed, signature, scratch)
-        by, signed = f"{by}, signed by a key of {keyring.name}", True
-    expected = Expected({path: ("sha256", digest) for path, digest in checksums(listed, 64).items()}, by)
-    return Layout(
-        paths, believed(tree, expected, signed), mirror=tree.where if isinstance(tree, MirrorTree) else ""
+    expected = Expected(
+        {path: ("sha256", digest) for path, digest in listed.items()}, f"CHECKSUMS of {tree.where}"
     )
+    mirror = tree.where if isinstance(tree, MirrorTree) else ""
+    return Layout(paths, believed(tree, expected), mirror=mirror)
 
 
 async def coreos(tree: Tree, architecture: str) -> Layout:
@@ -80,7 +67,7 @@ async def coreos(tree: Tree, architecture: str) -> Layout:
     expected = Expected(dict(found.values()), f"meta.json of {tree.where}")
     return Layout(
         {"kernel": found["live-kernel"][0], "initrd": found["live-initramfs"][0]},
-        believed(tree, expected, signed=False),
+        believed(tree, expected),
         appended=(found["live-rootfs"][0],),
     )
 
@@ -101,7 +88,7 @@ async def flatcar(tree: Tree) -> Layout:
                 digests[path] = (name.lower(), digest[1])
         if path not in digests:
             raise MediaError(f"{path}.DIGESTS of {tree.where} tells no SHA-256 or SHA-512 of it")
-    return Layout(paths, believed(tree, Expected(digests, f".DIGESTS of {tree.where}"), signed=False))
+    return Layout(paths, believed(tree, Expected(digests, f".DIGESTS of {tree.where}")))
 
 
 async def talos(tree: Tree, architecture: str) -> Layout:
@@ -115,12 +102,12 @@ async def talos(tree: Tree, architecture: str) -> Layout:
             continue
         digests = {Path(path).name: (algorithm, digest) for path, digest in listed.items()}
         expected = Expected(digests, f"{algorithm}sum.txt of {tree.where}")
-        return Layout(paths, believed(tree, expected, signed=False))
+        return Layout(paths, believed(tree, expected))
     raise MediaError(f"{tree.where} is no release of Talos: it has neither sha512sum.txt nor sha256sum.txt")
 
 
-def believed(tree: Tree, expected: Expected, signed: bool) -> Expected:
+def believed(tree: Tree, expected: Expected) -> Expected:
     """The same, saying so where it came in the open; ``installers`` refuses that unless told otherwise."""
-    if signed or tree.authentic:
+    if tree.authentic:
         return expected
     return Expected(expected.digests, f"{expected.by} over plain http (unverified)", open=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from provisiond.config import Settings, StateSettings
 from provisiond.media.fetch import MediaError
 from provisiond.media.installers import InstallerRequest, add_medium
-from tests.integration.test_media import Signer, make_signer, quiet, stop_agent
+from tests.integration.test_media import quiet
 
 KERNEL, INITRD, ROOTFS = b"kernel" * 10_000, b"initrd" * 10_001 + b"x", b"rootfs" * 30_000
 
@@ -24,14 +24,6 @@ KERNEL, INITRD, ROOTFS = b"kernel" * 10_000, b"initrd" * 10_001 + b"x", b"rootfs
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(state=StateSettings(dir=tmp_path / "state"))
-
-
-@pytest.fixture(scope="module")
-def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signer]:
-    """The key the SUSE tree is signed with; its agent is ended afterwards."""
-    made = make_signer(tmp_path_factory.mktemp("gpg") / "h")
-    yield made
-    stop_agent(made)
 
 
 @pytest_asyncio.fixture
@@ -57,12 +49,9 @@ def sums(files: dict[str, bytes], algorithm: str, prefix: str = "") -> bytes:
     ).encode()
 
 
-def suse_tree(root: Path, signer: Signer | None = None) -> Path:
+def suse_tree(root: Path) -> Path:
     files = {"boot/x86_64/loader/linux": KERNEL, "boot/x86_64/loader/initrd": INITRD}
     put(root, {**files, "CHECKSUMS": sums(files, "sha256")})
-    if signer:
-        target = root / "CHECKSUMS"
-        signer.gpg("--yes", "--detach-sign", "--armor", "--output", f"{target}.asc", str(target))
     return root
 
 
@@ -138,18 +127,6 @@ async def test_another_tree(settings: Settings, tmp_path: Path, family: str) -> 
     (tmp_path / "tree").mkdir()
     with pytest.raises(MediaError, match=r"is no .*(CHECKSUMS|meta\.json|DIGESTS|sha256sum\.txt)"):
         await add_medium(settings, InstallerRequest("m", family, "1", str(tmp_path / "tree")), quiet)
-
-
-async def test_suse_signature(settings: Settings, server: tuple[Path, str], signer: Signer) -> None:
-    """With a keyring SUSE's CHECKSUMS count over plain http too, and only if one of its keys signed them."""
-    root, url = server
-    suse_tree(root / "t", signer)
-    request = InstallerRequest("m", "suse", "15.6", f"{url}/t", keyring=signer.keyring)
-    taken = await add_medium(settings, request, quiet)
-    assert "signed by a key of archive.gpg" in taken.verified_by
-    (root / "t/CHECKSUMS").write_bytes((root / "t/CHECKSUMS").read_bytes() + b"\n")
-    with pytest.raises(MediaError, match=r"no good signature of archive\.gpg"):
-        await add_medium(settings, request, quiet)
 
 
 async def test_other_architecture(settings: Settings, tmp_path: Path) -> None:
