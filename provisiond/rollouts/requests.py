@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import Field, field_validator
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -30,6 +30,7 @@ from provisiond.rollouts.rollout import TRANSITIONS, VERBS, Event, State, allowe
 from provisiond.rollouts.subset import check_steps
 from provisiond.templating.current import load_standing, places_of
 from provisiond.templating.pointers import lock_pointers
+from provisiond.templating.releases import find_release
 
 _rollout, _release, _group, _event = (table(t) for t in (Rollout, Release, HostGroup, HistoryEvent))
 
@@ -124,13 +125,11 @@ async def start(
     async def work(session: AsyncSession) -> RolloutView:
         problems = list(wrong)
         await lock_pointers(session)
-        release = await find_release(session, spec.release)
-        if release is None:
-            problems.append(
-                FieldError(
-                    "release", f"there is no release {spec.release!r}; 'provisionctl release list' shows them"
-                )
-            )
+        release = None
+        try:
+            release = await find_release(session, spec.release)
+        except (NotFound, Conflict) as error:
+            problems.append(FieldError("release", str(error)))
         group = None
         if spec.group is not None:
             group = (
@@ -257,20 +256,6 @@ async def past(store: Store, number: int) -> list[EventView]:
         )
         lines = (await session.execute(found)).all()
     return [history.view(line) for line in lines if line.data.get("rollout") == number]
-
-
-async def find_release(session: AsyncSession, text: str) -> Any:
-    """A release's row by its number (``12`` or ``#12``), digest or the beginning of it (7 digits at least), or id; None."""
-    text = text.strip().removeprefix("#")
-    wanted = [_release.c.id == text]
-    if text.isdigit() and len(text) < 10:
-        wanted.append(_release.c.number == int(text))
-    if len(text) >= 7 and all(c in "0123456789abcdef" for c in text):
-        wanted.append(_release.c.digest.startswith(text))
-    found = (
-        await session.execute(select(_release.c.id, _release.c.number).where(or_(*wanted)).limit(2))
-    ).all()
-    return found[0] if len(found) == 1 else None
 
 
 # --- inner ------------------------------------------------------------------------------------------------

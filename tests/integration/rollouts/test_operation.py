@@ -134,7 +134,7 @@ async def test_one_at_a_place_and_a_group_that_goes(make_fleet: MakeFleet) -> No
     assert sum(not isinstance(one, BaseException) for one in made) == 1
     assert all(isinstance(one, Conflict) for one in made if isinstance(one, BaseException)), made
     with pytest.raises(Conflict, match="is current everywhere already"):
-        await fleet.start_rollout(**{**spec, "release": (await first(fleet)), "group": None})
+        await fleet.start_rollout(**{**spec, "release": "1", "group": None})
     with pytest.raises(Invalid):
         await fleet.start_rollout(**{**spec, "release": "4711"})
     async with fleet.store.write("events") as session:
