@@ -95,9 +95,23 @@ async def _gpgv(keyring: Path, where: str, *arguments: str) -> bytes:
     }
     if "VALIDSIG" not in words or words & {"BADSIG", "NODATA"}:
         raise MediaError(
-            f"the Release of {where} carries no good signature of {keyring.name}: nothing is taken from there"
+            f"what {where} says of itself carries no good signature of {keyring.name}: nothing is taken from there"
         )
     return out
+
+
+async def signed_by(keyring: Path, where: str, text: bytes, signature: bytes, scratch: Path) -> None:
+    """Raises MediaError unless a key of ``keyring`` made this detached signature."""
+    if not keyring.is_file():
+        raise MediaError(f"there is no keyring {keyring}")
+    signed, detached = scratch / "signed.part", scratch / "signature.part"
+    try:
+        signed.write_bytes(text)
+        detached.write_bytes(signature)
+        await _gpgv(keyring, where, str(detached), str(signed))
+    finally:
+        signed.unlink(missing_ok=True)
+        detached.unlink(missing_ok=True)
 
 
 def _release_sums(release: str) -> dict[str, str]:
