@@ -6,6 +6,7 @@ from the database when somebody scrapes. Other rooms add figures by ``source``: 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,12 +14,14 @@ from prometheus_client.process_collector import ProcessCollector
 from sqlalchemy import select
 from sqlmodel import col, func
 
+from provisiond.inventory.release_tables import Rollout
 from provisiond.inventory.shapes import EventView
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Host, utcnow
 
 Source = Callable[[], Mapping[str, float]]
 _STEP_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600)
+_GATE = re.compile(r"[a-z.]+")  # what a gate is about: success, duration, handover.failed, metric
 _API_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
@@ -43,6 +46,13 @@ class Metrics:
         self._due = Gauge("provisiond_hosts_due", "Hosts that wait for a worker now.", registry=self.registry)
         self._events = Counter(
             "provisiond_events", "Lines of the history, by kind.", ["kind"], registry=self.registry
+        )
+        self._rollouts = Gauge("provisiond_rollouts", "Rollouts by state.", ["state"], registry=self.registry)
+        self._gates = Counter(
+            "provisiond_rollout_gates",
+            "Verdicts of rollouts' gates: passed, failed, undecided or waiting.",
+            ["gate", "verdict"],
+            registry=self.registry,
         )
         self._failures = Counter(
             "provisiond_step_failures",
@@ -75,6 +85,9 @@ class Metrics:
         """Count new lines of the history (a listener of ``follow.History``)."""
         for event in events:
             self._events.labels(event.kind).inc()
+            if event.kind == "rollout.gate":
+                gate = _GATE.match(str(event.data.get("gate", "")))
+                self._gates.labels(gate[0] if gate else "", str(event.data.get("state", ""))).inc()
             if event.kind == "step.failed":
                 self._failures.labels(event.state, event.step).inc()
             if event.kind in ("step.ended", "step.failed") and event.duration_ms is not None:
@@ -108,6 +121,9 @@ class Metrics:
                     .group_by(col(Host.state))
                 )
             ).all()
+            rollouts = (
+                await session.execute(select(col(Rollout.state), func.count()).group_by(col(Rollout.state)))
+            ).all()
             now = utcnow()
             overdue = select(func.count()).select_from(Host).where(col(Host.deadline_at) < now)
             due = select(func.count()).select_from(Host).where(col(Host.due_at) <= now)
@@ -116,6 +132,9 @@ class Metrics:
         self._hosts.clear()
         for state, count in by_state:
             self._hosts.labels(state).set(count)
+        self._rollouts.clear()
+        for state, count in rollouts:
+            self._rollouts.labels(state).set(count)
         self._failed.clear()
         for state, count in failed:
             self._failed.labels(state).set(count)
