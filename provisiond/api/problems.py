@@ -62,6 +62,11 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened and what to do about it, in a sentence.")
     instance: str | None = Field(None, description="The path that was asked for.")
     errors: list[WrongField] = Field([], description="Every wrong field of the request.")
+    template: str | None = Field(
+        None, description="The template that cannot be rendered (status 422 of renderings)."
+    )
+    line: int | None = Field(None, description="Its line.")
+    key: str | None = Field(None, description="What is missing or wrong, such as parameters.site.")
     incident: str | None = Field(None, description="Look for this id in the daemon's log (status 500 only).")
 
 
@@ -108,6 +113,8 @@ def problem_response(error: BaseException, request: web.Request) -> web.Response
     body["instance"] = request.path
     if errors:
         body["errors"] = [{"field": e.field, "message": e.message} for e in errors]
+    if isinstance(error, RenderError):
+        body |= {"template": error.template, "line": error.line, "key": error.key}
     if incident:
         body["incident"] = incident
     return web.Response(body=to_json(body), status=status, content_type=CONTENT_TYPE, headers=headers)

@@ -13,6 +13,7 @@ from provisiond.api import (
     people,
     release_diff,
     releases,
+    render,
     rollouts,
     shadow,
     sources,
@@ -56,9 +57,7 @@ ROUTES: list[Route] = [
         "viewer",
         "The merged parameters of a host",
     ),
-    Route(
-        "GET", "/hosts/{name}/rendered", templates.render_for_host, "operator", "What a host would be given"
-    ),
+    *render.ROUTES,
     # all hosts
     Route("GET", "/history", hosts.list_events, "viewer", "The history of all hosts"),
     Route("GET", "/events", hosts.follow_events, "viewer", "Follow all hosts", media_type=SSE),

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
-from pydantic import Field
-
 from provisiond.api.deps import ApiDeps
 from provisiond.errors import NotFound
-from provisiond.inventory.fields import Line
 from provisiond.inventory.hosts import get_host
-from provisiond.inventory.masking import MASK, mask
+from provisiond.inventory.masking import mask
 from provisiond.inventory.resolve import ResolvedHost, resolve_host
-from provisiond.inventory.shapes import Request, View
+from provisiond.inventory.shapes import View
 from provisiond.templating.catalogue import Catalogue
-from provisiond.templating.context import BootFiles, BuildUrls, build_context
 
 
 class TemplateView(View):
@@ -42,18 +37,6 @@ class ReleaseView(View):
     templates: list[TemplateView]
 
 
-class RenderQuery(Request):
-    """``kind`` is a template's kind (user-data, preseed, ipxe-installer ...) or its id."""
-
-    kind: Line = Field(min_length=1)
-
-
-class Rendered(View):
-    host: str
-    template: str
-    text: str
-
-
 class MergedParameters(View):
     """``origins`` maps the dotted path of every value to its place, such as `group web`."""
 
@@ -77,22 +60,6 @@ async def show_template(deps: ApiDeps, id: str) -> TemplateText:
     if id not in catalogue.files:
         raise NotFound("template", id)
     return TemplateText(**_facts(catalogue, id), text=catalogue.files[id])
-
-
-async def render_for_host(deps: ApiDeps, name: str, query: RenderQuery) -> Rendered:
-    """The exact text, but for the build's token and parameters that look like secrets by their names: those are masked."""
-    host = _masked(await _resolve(deps, name))
-    renderer = await deps.renderings.renderer(host.release_id)
-    system = host.operating_system
-    template = query.kind
-    if template not in renderer.catalogue.files:
-        template = renderer.find(query.kind, *((system.family, system.version) if system else ("", "")))
-    urls = BuildUrls.of(deps.boot_url, MASK)
-    boot = BootFiles(
-        mac=host.mac or "", why="rendered to be looked at", kernel="KERNEL", initrd="INITRD", url=urls.base
-    )
-    text = await asyncio.to_thread(renderer.render, template, build_context(host, urls, boot=boot))
-    return Rendered(host=host.name, template=template, text=text)
 
 
 async def show_parameters(deps: ApiDeps, name: str) -> MergedParameters:

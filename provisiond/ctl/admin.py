@@ -141,18 +141,57 @@ def show_template(
 @template.command("render")
 def render(
     context: typer.Context,
+    host: Annotated[str, typer.Argument(help="The host to render it for.")],
     kind: Annotated[
-        str, typer.Argument(help="A kind such as ipxe, preseed, kickstart, user-data, or a template's id.")
+        str,
+        typer.Argument(
+            help="A kind such as ipxe-installer, preseed, kickstart, user-data, or a template's id."
+        ),
     ],
-    host: Annotated[str, typer.Option("--host", help="The host to render it for.")],
+    release: Annotated[
+        str | None,
+        typer.Option(help="Number or digest; default: of the host's build, or that a build would get."),
+    ] = None,
+    secrets: Annotated[
+        bool, typer.Option("--secrets", help="Show secrets; for admins, and it is recorded.")
+    ] = False,
+    param: Params = None,
+    params_file: ParamsFile = None,
 ) -> None:
-    """Print what a host would be given, its secrets masked."""
+    """Print what a host would be given, byte for byte, its secrets masked. --param tries other values."""
     here = session(context)
-    rendered = here.client.get(place("hosts", host, "rendered"), kind=kind)
+    body = given(
+        host=host,
+        kind=kind,
+        release=release,
+        secrets=secrets or None,
+        parameters=read_parameters(param or [], params_file),
+    )
+    rendered = here.client.post("/templates/render", body)
     if here.format is Format.TABLE:
         sys.stdout.write(rendered["text"])
     else:
         show_one(rendered, here.format)
+
+
+@template.command("explain")
+def explain(
+    context: typer.Context,
+    host: Annotated[str, typer.Argument(help="The host.")],
+    name: Annotated[
+        str, typer.Argument(help="A parameter (dots reach into tables), or storage, or network.")
+    ],
+) -> None:
+    """Say what value a parameter has for a host, and every place that sets it."""
+    here = session(context)
+    told = here.client.get(place("hosts", host, "parameters", name))
+    if here.format is not Format.TABLE:
+        show_one(told, here.format)
+        return
+    show_one({"value": told["value"], "from": told["origin"]}, here.format)
+    show_list(told["places"], ("place", "value", "wins"), here.format, empty="no place sets it")
+    show_list(told["declared"], ("template", "type", "default", "required", "choices", "about"), here.format,
+              empty="no template that the host is served declares it")  # fmt: skip
 
 
 def whoami(context: typer.Context) -> None:

@@ -361,6 +361,6 @@ async def test_console_and_rendered_files(lab: Lab) -> None:
     host_id = json.loads((await lab.ctl("-o", "json", "host", "show", "web01")).out)["id"]
     (lab.directory / "console" / f"{host_id}.log").write_bytes(b"Booting...\r\nlogin: ")
     assert "login: " in (await lab.ctl("host", "console", "web01")).out
-    rendered = await lab.ctl("template", "render", "user-data", "--host", "web01")
+    rendered = await lab.ctl("template", "render", "web01", "user-data")
     assert rendered.code == 0 and rendered.out.startswith("#cloud-config"), rendered.err
     assert "$6$abc$def" not in rendered.out
