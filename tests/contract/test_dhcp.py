@@ -55,7 +55,7 @@ class Leases:
         self.seen.append(event)
 
     async def wait(self, kind: str, mac: str) -> LeaseEvent:
-        for _ in range(300):
+        for _ in range(3000):
             for event in self.seen:
                 if (event.kind, event.mac) == (kind, mac):
                     return event
@@ -218,7 +218,7 @@ async def test_500_reservations_at_once(dhcp: Dhcp, leases: Leases) -> None:
     assert {r.mac for r in await dhcp.reservations()} == {r.mac for r in many}
     await asyncio.gather(*(dhcp.release(r.mac) for r in many))
     assert await dhcp.reservations() == []
-    assert taken - began < 10 and time.monotonic() - taken < 10
+    assert taken - began < 30 and time.monotonic() - taken < 30
 
 
 async def test_no_subnets_yet_then_some(dhcp: Dhcp, leases: Leases) -> None:
@@ -429,7 +429,7 @@ async def test_dnsmasq_comes_back_when_killed_and_leases_stay(
     first = dnsmasq.child.pid
     assert first
     os.kill(first, signal.SIGKILL)
-    for _ in range(500):
+    for _ in range(3000):
         if dnsmasq.child.pid not in (None, first) and dnsmasq.problem == "":
             break
         await asyncio.sleep(0.01)
@@ -447,7 +447,10 @@ async def test_dnsmasq_says_why_it_does_not_start(served: DhcpOptions, leases: L
     with pytest.raises(DriverUnavailable, match="unknown interface nosuch0"):
         await driver.start([NET], BOOT, leases)
     assert driver.problem and "nosuch0" in driver.problem
-    await asyncio.sleep(0.5)
+    for _ in range(3000):
+        if driver.child.starts > 1:
+            break
+        await asyncio.sleep(0.01)
     assert driver.child.starts > 1
     await driver.close()
     driver = DnsmasqDhcp(replace(served, dnsmasq="/nonexistent/dnsmasq"))
@@ -494,7 +497,7 @@ async def test_dnsmasq_dies_with_a_killed_daemon(served: DhcpOptions) -> None:
     finally:
         daemon.kill()
         daemon.wait()
-    for _ in range(200):
+    for _ in range(3000):
         if not alive(child):
             return
         await asyncio.sleep(0.01)
@@ -520,7 +523,7 @@ async def test_dnsmasq_of_an_earlier_daemon_is_ended(
         await asyncio.sleep(0.3)
         assert ours.poll() is None and theirs.poll() is None
         await dnsmasq.start([NET], BOOT, leases)
-        assert ours.wait(5) is not None
+        assert ours.wait(30) is not None
         assert theirs.poll() is None
     finally:
         theirs.kill()
@@ -545,7 +548,7 @@ import socket, struct, sys
 card = socket.if_nametoindex("eth0")
 sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-sock.settimeout(3)
+sock.settimeout(30)
 sock.sendto(struct.pack("!BBHI", 133, 0, 0, 0), ("ff02::2", 0, 0, card))
 while (data := sock.recv(2000))[0] != 134: pass
 print("router advertisement, lifetime", struct.unpack("!H", data[6:8])[0])
@@ -558,7 +561,7 @@ async def test_dnsmasq_answers_router_solicitations(
     """iPXE's question for an IPv6 router is answered at once, by one that offers no route."""
     await dnsmasq.start([NET], BOOT, leases)
     network.machine.ip("link", "set", "eth0", "up")
-    for _ in range(50):
+    for _ in range(300):
         if "tentative" not in network.machine.ip("addr", "show", "dev", "eth0"):
             break
         await asyncio.sleep(0.1)
@@ -573,7 +576,7 @@ extra = bytes.fromhex(sys.argv[4]) if len(sys.argv) > 4 else b""
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for option in (socket.SO_REUSEADDR, socket.SO_BROADCAST): sock.setsockopt(socket.SOL_SOCKET, option, 1)
 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
-sock.bind(("", 68)); sock.settimeout(3)
+sock.bind(("", 68)); sock.settimeout(30)
 vendor = f"PXEClient:Arch:{arch:05}:UNDI:003016".encode()
 kind, address = (1, bytes(4)) if port == 67 else (3, socket.inet_aton("10.78.0.99"))
 options = [(53, bytes([kind])), (60, vendor), (93, struct.pack("!H", arch)), (94, b"\\1\\3\\16"), (97, bytes(17)),

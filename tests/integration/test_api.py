@@ -169,7 +169,7 @@ class Stream:
     async def read(self, count: int) -> list[dict[str, Any]]:
         """The next ``count`` events."""
         found: list[dict[str, Any]] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for line in self.answer.content:
                 if line.startswith(b"data: "):
                     found.append(json.loads(line[6:]))
@@ -222,9 +222,9 @@ async def test_a_slow_watcher_catches_up_from_the_database(
     got = [e.id for e in await anext(watching)]
     for n in range(60):
         await doors.call("POST", "/hosts", host(n))
-    await asyncio.sleep(0.2)
+    await doors.deps.history.now()  # it is behind by all of them
     while len(got) < 61:
-        got += [e.id for e in await asyncio.wait_for(anext(watching), 10)]
+        got += [e.id for e in await asyncio.wait_for(anext(watching), 30)]
     assert got == [e["id"] for e in (await doors.call("GET", "/history"))[1]["items"]]
 
 
@@ -288,7 +288,7 @@ async def test_every_get_answers_as_described(doors: Doors) -> None:
 async def test_health_and_metrics(doors: Doors) -> None:
     """Alive, ready, and figures that count what was done; no names of hosts among them."""
     await doors.call("POST", "/hosts", host(1))
-    await asyncio.sleep(0.3)
+    await doors.deps.history.now()  # what came of it has been counted
     async with doors.session.get(f"{doors.url}/healthz") as answer:
         assert answer.status == 200
     async with doors.session.get(f"{doors.url}/readyz") as answer:
@@ -332,7 +332,7 @@ async def test_the_console_is_followed(doors: Doors) -> None:
         assert await answer.content.readline() == b"one\n"
         with path.open("ab") as file:
             file.write(b"two\n")
-        assert await asyncio.wait_for(answer.content.readline(), 5) == b"two\n"
+        assert await asyncio.wait_for(answer.content.readline(), 30) == b"two\n"
 
 
 async def test_a_medium_is_imported_with_progress(doors: Doors, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ async def test_a_medium_is_imported_with_progress(doors: Doors, tmp_path: Path) 
         "POST", "/images", {"name": "i", "source": str(tmp_path / "no.raw"), "format": "raw"}
     )
     assert (status, job["kind"], job["state"]) == (202, "image", "running")
-    for _ in range(100):
+    for _ in range(600):
         job = (await doors.call("GET", f"/imports/{job['id']}"))[1]
         if job["state"] != "running":
             break

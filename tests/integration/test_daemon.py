@@ -100,8 +100,8 @@ def serving(config: Path, **env: str) -> Iterator[tuple[subprocess.Popen[str], s
 
 def _ready(process: subprocess.Popen[str]) -> str:
     assert process.stderr is not None
-    lines, until = [], time.monotonic() + 30
-    while time.monotonic() < until and select.select([process.stderr], [], [], 30)[0]:
+    lines, until = [], time.monotonic() + 90
+    while time.monotonic() < until and select.select([process.stderr], [], [], 90)[0]:
         line = process.stderr.readline()
         lines.append(line)
         if not line:
@@ -199,7 +199,7 @@ def test_sigterm_ends_it(tmp_path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         with serving(written(tmp_path)) as (process, _url):
             process.send_signal(number)
-            assert process.wait(15) == 0
+            assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -215,14 +215,12 @@ def test_sigterm_frees_the_hosts_it_works_on(
     assert run("db", "upgrade", "--config", config)[0] == 0
     asyncio.run(_slow_host(database))
     with serving(config) as (process, _url):
-        until = time.monotonic() + 15
+        until = time.monotonic() + 60
         while not asyncio.run(_leased(database)):
             assert time.monotonic() < until, "the host was never worked on"
             time.sleep(0.2)
-        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-        assert time.monotonic() - began < 10
+        assert process.wait(30) == 0  # the step would take a minute and more
     assert not asyncio.run(_leased(database))
 
 
@@ -233,7 +231,7 @@ async def _slow_host(database: str) -> None:
         host = Host(name="slow", due_at=utcnow(), limit_key="fake:slow:")
         session.add(host)
         await session.flush()
-        session.add(Bmc(host_id=host.id, driver="fake", address="slow", options={"latency": "60"}))
+        session.add(Bmc(host_id=host.id, driver="fake", address="slow", options={"latency": "120"}))
     await store.close()
 
 
@@ -252,7 +250,7 @@ def test_systemd_is_told(tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(str(path))
-        heard.settimeout(15)
+        heard.settimeout(60)
         with serving(written(tmp_path), NOTIFY_SOCKET=str(path)) as (process, _url):
             assert heard.recv(100) == b"READY=1"
             process.terminate()

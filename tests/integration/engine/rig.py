@@ -171,7 +171,7 @@ class Rig:
             found = select(Event).where(Event.host_name == name).order_by(Event.id)
             return list((await session.execute(found)).scalars())
 
-    async def arrives(self, name: str, state: str, seconds: float = 20.0) -> Host:
+    async def arrives(self, name: str, state: str, seconds: float = 60.0) -> Host:
         """Wait until the host is at rest in ``state``; fails at once when it stands with a final failure."""
         signal = self.store.subscribe("events")
         try:
@@ -194,7 +194,7 @@ class Rig:
         finally:
             self.store.unsubscribe("events", signal)
 
-    async def fails(self, name: str, seconds: float = 20.0) -> Host:
+    async def fails(self, name: str, seconds: float = 60.0) -> Host:
         """Wait until the host stands with a final failure."""
         async with asyncio.timeout(seconds):
             while True:

@@ -37,7 +37,7 @@ def physical(**options: bool) -> ResolvedHost:
 async def writes(consoles: Consoles, power: FakePower, text: bytes) -> None:
     """Write until it is in the file: following begins in the background."""
     path = consoles.path("h1")
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while not (path.exists() and text in path.read_bytes()):
             power.write_console(TARGET, text)
             await asyncio.sleep(0.01)
@@ -93,7 +93,7 @@ async def test_a_broken_console_is_taken_up_again(
     monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.01)
     power = FakePower(dead=["web01"])
     consoles.follow(physical(), power, TARGET)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while len(power.calls) < 3:
             await asyncio.sleep(0.01)
     power.dead.clear()
@@ -113,7 +113,7 @@ async def test_a_controller_without_a_console_is_left(consoles: Consoles) -> Non
 
     power = Mute()
     consoles.follow(physical(), power, TARGET)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while not (consoles._tasks["h1"].done()):
             await asyncio.sleep(0.01)
     assert power.asked == 1

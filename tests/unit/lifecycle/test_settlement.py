@@ -163,7 +163,7 @@ async def test_a_step_that_hangs_is_broken_off(rig: Rig) -> None:
         Step("s", run, timeout=0.05), a_host(state="enrolled", step="s"), State.ENROLLED
     )
     assert isinstance(outcome, Failed) and (outcome.kind, outcome.retryable) == ("timeout", True)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
 
 
 async def test_past_its_deadline_nothing_is_run(rig: Rig) -> None:

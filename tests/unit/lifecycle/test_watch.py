@@ -71,11 +71,11 @@ async def test_dead_controllers_delay_nobody(rig: Rig, watch: Watch) -> None:
     """Five that hang until they are given up are asked beside the others, not before them."""
     for number in range(25):
         dead = number < 5
-        options = {"latency": "0.5", "dead": "true"} if dead else {}
+        options = {"latency": "1.5", "dead": "true"} if dead else {}
         await rig.add(f"web{number}", 20 + number, state="ready", options=options)
     began = time.monotonic()
     assert await watch.poll() == 20
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 6.0  # one after the other they would take 7.5
     assert (await rig.row("web0")).power is None and (await rig.row("web24")).power == "off"
 
 
@@ -147,7 +147,7 @@ async def test_consoles_are_kept_on_after_a_restart(rig: Rig, watch: Watch) -> N
     await watch.start()
     target = PowerTarget("web01", "web01", password="secret")
     path = rig.world.consoles.path(building)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not (path.exists() and b"login:" in path.read_bytes()):
             rig.power.write_console(target, b"login:")
             await asyncio.sleep(0.02)

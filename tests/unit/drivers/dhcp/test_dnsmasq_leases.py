@@ -95,4 +95,4 @@ async def test_a_listener_that_hangs_drops_and_counts(
     await asyncio.sleep(0.05)
     assert feed.dropped == 7
     assert len(feed.by_ip) == 10
-    await asyncio.wait_for(feed.close(), 3)
+    await asyncio.wait_for(feed.close(), 30)
