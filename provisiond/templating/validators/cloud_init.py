@@ -218,11 +218,14 @@ def check_network(texts: Sequence[str], target: Target) -> list[Verdict]:
 def _parsed(trees: Sequence[dict[str, Any]], place: Path) -> list[str] | str:
     """What the parser says of each; one sentence when it cannot be run."""
     bare = [tree.get("network", tree) for tree in trees]
-    done = subprocess.run(
-        [sys.executable, "-c", _PARSE_NETWORK],
-        input=json.dumps(bare, default=str), capture_output=True, text=True, timeout=TIMEOUT, check=False,
-        env={"PYTHONPATH": str(place), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PARSE_NETWORK],
+            input=json.dumps(bare, default=str), capture_output=True, text=True, timeout=TIMEOUT, check=False,
+            env={"PYTHONPATH": str(place), "PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"ended after {TIMEOUT} seconds"
     lines = done.stdout.splitlines()
     if done.returncode or len(lines) != len(trees):
         return (done.stderr.strip().splitlines() or ["its parser ended early"])[-1]

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from provisiond.templating.validators.verdict import (
+    HUNG,
+    TIMEOUT,
     Problem,
     Target,
     Verdict,
@@ -53,6 +55,7 @@ _BROKEN = "its syntax is wrong"
 _BASH_N = f"""for f in "$@"; do case $f in *.bash) bash -n "$f";; *) sh -n "$f";; esac || echo "$f: 1: {_BROKEN}" >&2; done; true"""
 _SAID = re.compile(r"^(?P<path>.*?/\d+\.(?:bash|dash)): (?:line )?(?P<line>\d+): (?P<text>.*)$")
 _REMEMBERED = 4096
+_ALONE = 20.0  # seconds for a script by itself
 _AT_ONCE = 100  # scripts that one shellcheck is given: some seconds of work
 
 
@@ -197,20 +200,23 @@ def _look(
 
 
 def _shellcheck(paths: Sequence[str]) -> list[tuple[int, Problem]]:
-    found = []
+    found: list[tuple[int, Problem]] = []
     for shell in ("bash", "dash"):
-        mine = [path for path in paths if path.endswith(shell)]
-        if not mine:
-            continue
-        said = run(
-            ["shellcheck", "--norc", "--format=json1", f"--severity={SEVERITY}", f"--shell={shell}",
-             f"--exclude={','.join(EXCLUDED)}", *mine]
-        )  # fmt: skip
-        if not said.stdout.strip():  # it prints an empty list where all is well
-            found += [(number_of(path), ended_badly(said)) for path in mine]
-            continue
-        found += [
-            (number_of(c["file"]), Problem(f"SC{c['code']}: {c['message']}", c["line"]))
-            for c in json.loads(said.stdout)["comments"]
-        ]
+        if mine := [path for path in paths if path.endswith(shell)]:
+            found += _shellchecked(mine, shell, TIMEOUT)
     return found
+
+
+def _shellchecked(paths: Sequence[str], shell: str, seconds: float) -> list[tuple[int, Problem]]:
+    done = run(
+        ["shellcheck", "--norc", "--format=json1", f"--severity={SEVERITY}", f"--shell={shell}", f"--exclude={','.join(EXCLUDED)}", *paths],
+        seconds=seconds,
+    )  # fmt: skip
+    if done.returncode == HUNG and len(paths) > 1:  # one of them holds up all others
+        return [said for path in paths for said in _shellchecked([path], shell, _ALONE)]
+    if not done.stdout.strip():  # it prints an empty list where all is well
+        return [(number_of(path), ended_badly(done)) for path in paths]
+    return [
+        (number_of(c["file"]), Problem(f"SC{c['code']}: {c['message']}", c["line"]))
+        for c in json.loads(done.stdout)["comments"]
+    ]

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-TIMEOUT = 120
-"""Seconds that one run of a program may take; it may be given thousands of documents at once."""
+TIMEOUT = 60
+"""Seconds that one run of a program may take; it may be given many documents at once."""
+HUNG = 124
+"""The status of a program that took longer, as timeout(1) says it."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,16 @@ Checker = Callable[[Sequence[str], Target], list[Verdict]]
 
 
 def run(
-    command: Sequence[str], text: str | None = None, **environment: str
+    command: Sequence[str], text: str | None = None, *, seconds: float = TIMEOUT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program on standard input; its messages in English. One that hangs is ended, with status 124 as timeout(1) says it."""
+    """Run a program on standard input; its messages in English. One that hangs is ended, with status HUNG."""
     try:
         done = subprocess.run(
-            list(command), input=None if text is None else text.encode(), capture_output=True, timeout=TIMEOUT, check=False,
+            list(command), input=None if text is None else text.encode(), capture_output=True, timeout=seconds, check=False,
             env={**os.environ, "LC_ALL": "C.UTF-8", **environment},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"ended after {TIMEOUT} seconds")
+        return subprocess.CompletedProcess(command, HUNG, "", f"ended after {seconds} seconds")
     # decoded here, as Python's text mode makes line ends of what the program shows of a document
     out, err = (said.decode("utf-8", "replace") for said in (done.stdout, done.stderr))
     return subprocess.CompletedProcess(command, done.returncode, out, err)

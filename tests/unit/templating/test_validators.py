@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import warnings
 from pathlib import Path
 from typing import Any
@@ -320,3 +321,76 @@ def test_a_checker_that_says_nothing_is_not_believed(tmp_path: Path, monkeypatch
         ("ignition", '{"ignition": {"version": "3.3.0"}}'), ("grub-local", "echo a\n"),
     ):  # fmt: skip
         assert all(v.problems for v in validate_many(kind, [text, text])), kind
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_mutated_documents(kind: str) -> None:
+    """Whatever is cut out of a document or put into it, there is a verdict on it, and the same one every time."""
+    chance = random.Random(kind)
+    whole = [t for k, t in [*WELL, *((b[0], b[1]) for b in BROKEN)] if kind in (k, k.partition("-")[0])] or [
+        "#!/bin/sh\n"
+    ]
+    odd = [
+        "'",
+        '"',
+        "\\",
+        "\n",
+        "\r",
+        "\0",
+        "#",
+        "%end",
+        "{{",
+        "${",
+        "\x85",
+        "\u2028",
+        "é",
+        "[",
+        "}",
+        ": ",
+        "&a ",
+        "*a",
+        "<a>",
+        "]]>",
+        "--- ",
+        "1e999",
+    ]
+    texts = [
+        "",
+        "\n",
+        "null",
+        "[]",
+        "1",
+        "{" * 300,
+        "<a>" * 500,
+        "- " * 500,
+        "\ufeff#cloud-config\n{}",
+    ]
+    for _ in range(12):
+        text = chance.choice(whole)
+        for _ in range(chance.randint(1, 4)):
+            place = chance.randint(0, len(text))
+            text = text[:place] + chance.choice([*odd, ""]) + text[place + chance.choice([0, 0, 1, 7]) :]
+        texts.append(text)
+    verdicts = validate_many(kind, texts)
+    assert len(verdicts) == len(texts) and verdicts == validate_many(kind, texts)
+    for verdict, text in zip(verdicts, texts, strict=True):
+        assert all(p.line is None or 1 <= p.line <= text.count("\n") + 2 for p in verdict.problems), (
+            text,
+            verdict,
+        )
+
+
+def test_a_script_that_holds_up_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """When shellcheck hangs on one script of many, that one is the one that is told."""
+    from provisiond.templating.validators import shell
+
+    (tmp_path / "shellcheck").write_text(
+        '#!/bin/sh\nfor f; do case $f in /*) if grep -q HANG "$f"; then exec sleep 60; fi; esac; done\necho \'{"comments": []}\'\n'
+    )
+    (tmp_path / "shellcheck").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(shell, "_known", {})
+    monkeypatch.setattr(shell, "TIMEOUT", 1.0)
+    monkeypatch.setattr(shell, "_ALONE", 8.0)
+    well, hung, too = validate_many("kexec", ["echo a\n", "echo HANG\n", "echo b\n"])
+    assert well.passed and too.passed and "ended after 8.0 seconds" in str(hung)
