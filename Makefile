@@ -10,7 +10,7 @@ APT_PACKAGES := ca-certificates curl git make gcc pkg-config python3 python3-dev
   debian-installer-12-netboot-amd64 dnsmasq-base ipmitool openipmi openssh-client openssh-server \
   postgresql tftp-hpa tftpd-hpa iproute2 procps util-linux debconf-utils gpgv debian-archive-keyring \
   busybox-static kexec-tools kmod cpio mmdebstrap e2fsprogs fdisk dosfstools mtools genisoimage zstd xz-utils shellcheck \
-  libxml2-utils ignition gir1.2-nm-1.0 python3-gi
+  libxml2-utils ignition gir1.2-nm-1.0 python3-gi prometheus
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
