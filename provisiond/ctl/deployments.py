@@ -47,7 +47,7 @@ def show(
         for text in found:
             if len(found) > 1:
                 stderr().print(f"# {text['digest']}, {text['first_at']} to {text['last_at']}", markup=False)
-            sys.stdout.write(text["text"])
+            sys.stdout.write(text["text"] if text["text"].endswith("\n") else text["text"] + "\n")
         return
     build = here.client.get(path)
     if here.format is not Format.TABLE:

@@ -11,6 +11,7 @@ BENCHES = {
     "api": "creates, reads and lists over HTTP",
     "power_poll": "50 controllers at once, five of them dead",
     "tftp": "TFTP beside tftpd-hpa and dnsmasq",
+    "rollback": "a rollback at 10,000 hosts, on both databases",
     "shadow": "a shadow run of a release over 10,000 hosts",
     "in_service": "power-on to in service beside the same image booted by hand",
 }
