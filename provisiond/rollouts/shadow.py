@@ -26,6 +26,7 @@ from provisiond.inventory.store import EVENTS
 from provisiond.inventory.tables import Host, HostGroup, table
 from provisiond.lifecycle.table import State
 from provisiond.lifecycle.world import World
+from provisiond.rollouts.shadow_boot import boot, sweep
 from provisiond.rollouts.shadow_pool import Pool
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class ShadowRuns:
         self._workers = workers or os.cpu_count() or 1
         self._lease = timedelta(seconds=lease_seconds)
         self._task: asyncio.Task[None] | None = None
+        self._swept = 0.0
 
     async def start(self) -> None:
         if self._store.sqlite:  # the file is ours alone, so whoever held a lease is dead
@@ -74,6 +76,9 @@ class ShadowRuns:
             while True:
                 news.clear()
                 try:
+                    if time.monotonic() - self._swept > LOOK_SECONDS:
+                        await sweep(self._world)
+                        self._swept = time.monotonic()
                     run = await self._claim()
                     if run is not None:
                         await self._carry_out(run, news)
@@ -153,6 +158,8 @@ class ShadowRuns:
 
     async def _work(self, run: Any) -> None:
         await self._render(run)
+        if run.boot:
+            await boot(self._world, run, lambda boots: self._keep_boots(run, boots))
         await self._end(run, "done")
 
     async def _render(self, run: Any) -> None:
@@ -213,6 +220,18 @@ class ShadowRuns:
             for mark in there:
                 more = update(_diff).where(_diff.c.run_id == run.id, _diff.c.digest == mark)
                 await session.execute(more.values(hosts=_diff.c.hosts + counts[mark]))
+
+        await self._store.transact(work)
+
+    async def _keep_boots(self, run: Any, boots: list[dict[str, Any]]) -> None:
+        """Store what is known of the run's machines. Raises Lost."""
+
+        async def work(session: AsyncSession) -> None:
+            await self._ours(session, run)
+            report = (await session.execute(select(_run.c.report).where(_run.c.id == run.id))).scalar_one()
+            await session.execute(
+                update(_run).where(_run.c.id == run.id).values(report={**report, "boots": boots})
+            )
 
         await self._store.transact(work)
 

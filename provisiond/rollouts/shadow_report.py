@@ -158,7 +158,13 @@ async def show_run(store: Store, number: int) -> ShadowRunView:
         work=work,
         differences=differences,
         more_differences=count - len(diffs),
-        boots=[ShadowBoot(**boot) for boot in report.get("boots", [])],
+        boots=[
+            ShadowBoot(
+                **{n: boot[n] for n in ShadowBoot.model_fields if n in boot}
+                | {"like": boot.get("like_name", "")}
+            )
+            for boot in report.get("boots", [])
+        ],
     )
 
 

@@ -17,7 +17,9 @@ from sqlalchemy import select, update
 
 from provisiond.inventory.release_tables import Release, ShadowDiff, ShadowResult, ShadowRun
 from provisiond.inventory.tables import Deployment, Event, Host
+from provisiond.lifecycle import signals
 from provisiond.rollouts.shadow import ShadowRuns
+from provisiond.rollouts.shadow_report import show_run
 from provisiond.rollouts.shadow_requests import begin, cancel, resume
 from tests.fleet import TEMPLATES, add_release, populate
 from tests.integration.engine.rig import Rig
@@ -272,6 +274,100 @@ async def test_of_two_daemons_one_takes_the_run(rig: Rig, database_url: str) -> 
         await whole(rig, await ended(rig, number), 60)
     finally:
         await asyncio.gather(*(runs.stop() for runs in both))
+
+
+async def booted_rig(database_url: str, tmp_path: Path) -> tuple[Rig, str]:
+    """A world whose engine runs, with a hypervisor, and the digest of a release that changes images' user-data."""
+    rig = await Rig(
+        database_url, tmp_path, engine={"sweep_seconds": 0.2, "backoff_seconds": 0.02, "max_attempts": 2}
+    ).open()
+    await rig.furnish()
+    await add_release(rig.store, TEMPLATES, current=True)
+    await populate(rig.store, 9)
+    await rig.reconciler.start()
+    return rig, await release(rig, add_line("user-data.j2", "# tried"))
+
+
+async def boots(rig: Rig) -> tuple[list[Any], list[Host]]:
+    """What the run keeps of its machines, and the machines that there are."""
+    run = await row(rig, 1)
+    async with rig.store.read() as session:
+        hosts = list((await session.execute(select(Host).where(Host.name.like("shadow-%")))).scalars())
+    return run.report.get("boots", []), hosts
+
+
+async def test_machines_are_booted_with_the_release_and_removed(database_url: str, tmp_path: Path) -> None:
+    """Two throw-away machines go through the engine, pinned to the release; how far they came is kept, and nothing of them is left."""
+    rig, digest = await booted_rig(database_url, tmp_path)
+    runs = ShadowRuns(rig.world, "tester", workers=1)
+    await runs.start()
+    try:
+        number = await begin(rig.store, digest, "image", actor="user:test", boot=2, on="hv1")
+        run = await ended(rig, number)
+        assert run.state == "done", run.failure
+        machines, left = await boots(rig)
+        assert [(m["host"], m["state"], m["failure"]) for m in machines] == [
+            ("shadow-1-1", "active", ""),
+            ("shadow-1-2", "active", ""),
+        ]
+        assert not left
+        view = await show_run(rig.store, number)
+        assert view.boots[0].like.startswith("node")
+        events = [e for e in await rig.events("shadow-1-1") if e.kind == "step.ended"]
+        assert "boot" in {e.step for e in events}
+    finally:
+        await runs.stop()
+        await rig.close()
+
+
+async def test_a_machine_that_fails_says_how_far_it_came(database_url: str, tmp_path: Path) -> None:
+    """Its state, its failure and the tail of its log are in the report; it is removed like the others."""
+    rig, digest = await booted_rig(database_url, tmp_path)
+    rig.robot = False
+
+    def fails(when: str, host: Any, step: str) -> None:
+        if when == "stored" and step == "boot":
+            tasks.append(
+                asyncio.create_task(signals.failed(rig.store, host.row.deployment_id, "no disk", "the tail"))
+            )
+
+    tasks: list[Any] = []
+    rig.boundary = fails
+    runs = ShadowRuns(rig.world, "tester", workers=1)
+    await runs.start()
+    try:
+        number = await begin(rig.store, digest, "image", actor="user:test", boot=1, on="hv1")
+        run = await ended(rig, number)
+        (machine,), left = await boots(rig)
+        assert (run.state, machine["state"], machine["log_tail"]) == ("done", "failed", "the tail")
+        assert "no disk" in machine["failure"]
+        assert not left
+    finally:
+        await runs.stop()
+        await rig.close()
+
+
+async def test_machines_of_a_cancelled_run_are_removed(database_url: str, tmp_path: Path) -> None:
+    """Also after a restart: whoever comes next finds them by their mark."""
+    rig, digest = await booted_rig(database_url, tmp_path)
+    rig.robot = False  # so it waits for the machine
+    first = ShadowRuns(rig.world, "first", workers=1)
+    await first.start()
+    try:
+        number = await begin(rig.store, digest, "image", actor="user:test", boot=1, on="hv1")
+        async with asyncio.timeout(60):
+            while not (await boots(rig))[1] or (await boots(rig))[1][0].state != "provisioned":
+                await asyncio.sleep(0.1)
+        await first.stop()
+        await cancel(rig.store, number, actor="user:test")
+        async with asyncio.timeout(60):
+            second = ShadowRuns(rig.world, "second", workers=1)
+            await second.start()
+            while (await boots(rig))[1]:
+                await asyncio.sleep(0.1)
+            await second.stop()
+    finally:
+        await rig.close()
 
 
 async def whole(rig: Rig, run: ShadowRun, count: int) -> None:

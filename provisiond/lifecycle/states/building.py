@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -55,19 +56,31 @@ async def prepare(host: ResolvedHost, world: World) -> Outcome:
     release_id = await world.renderings.check(host, world.boot_url)
     if host.deployment is not None:
         return Complete(f"deployment {host.deployment.number} was open already")
-    token, made = secrets.token_urlsafe(32), new_id()
-    row = new_row(
-        Deployment, id=made, host_id=host.id, release_id=release_id, flags=dict(host.flags), method=host.row.method,
+    row = deployment_row(host.id, release_id, host.row.method, world, flags=dict(host.flags))
+
+    async def write(session: AsyncSession) -> None:
+        await open_deployment(session, row)
+
+    return Complete("deployment opened", host={"deployment_id": row["id"]}, write=write)
+
+
+def deployment_row(
+    host_id: str, release_id: str, method: str, world: World, flags: dict[str, bool] | None = None
+) -> dict[str, Any]:
+    """A new deployment with a boot token of its own; open_deployment gives it its number."""
+    token = secrets.token_urlsafe(32)
+    return new_row(
+        Deployment, id=new_id(), host_id=host_id, release_id=release_id, flags=flags, method=method,
         token_hash=hashlib.sha256(token.encode()).hexdigest(), secret_seed=world.box.encrypt(token),
         token_expires=utcnow() + timedelta(minutes=world.settings.boot.token_minutes),
     )  # fmt: skip
 
-    async def write(session: AsyncSession) -> None:
-        connection = await session.connection()
-        row["number"] = (await connection.execute(_NEXT_NUMBER, {"b_host": host.id})).scalar_one()
-        await connection.execute(_OPEN, row)
 
-    return Complete("deployment opened", host={"deployment_id": made}, write=write)
+async def open_deployment(session: AsyncSession, row: dict[str, Any]) -> None:
+    """Store a row of deployment_row as the newest of its host."""
+    connection = await session.connection()
+    row["number"] = (await connection.execute(_NEXT_NUMBER, {"b_host": row["host_id"]})).scalar_one()
+    await connection.execute(_OPEN, row)
 
 
 async def reserve(host: ResolvedHost, world: World) -> Outcome:
