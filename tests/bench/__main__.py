@@ -12,6 +12,7 @@ BENCHES = {
     "power_poll": "50 controllers at once, five of them dead",
     "tftp": "TFTP beside tftpd-hpa and dnsmasq",
     "rollback": "a rollback at 10,000 hosts, on both databases",
+    "render": "kickstarts beside plain Jinja2",
     "shadow": "a shadow run of a release over 10,000 hosts",
     "in_service": "power-on to in service beside the same image booted by hand",
 }
