@@ -171,13 +171,13 @@ def test_syntax_errors_have_a_line(template: str) -> None:
 
 
 def test_a_kickstart_takes_under_three_milliseconds() -> None:
-    """p50 of a kickstart in a warm process (this machine's limit is generous: others use it at the same time)."""
+    """p50 of a kickstart in a warm process, in time of the processor: others use the machine at the same time."""
     renderer = Renderer(read_directory(shipped_directory()))
     context = context_of("redhat-uefi-static")
     times = []
     for _ in range(60):
-        began = time.perf_counter()
+        began = time.thread_time()
         renderer.render("kickstart/redhat-9.ks.j2", context)
-        times.append(time.perf_counter() - began)
+        times.append(time.thread_time() - began)
     print(f"template_render_kickstart_p50 {median(times) * 1000:.2f} ms")
     assert median(times) < 0.003
