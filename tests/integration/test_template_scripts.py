@@ -26,6 +26,7 @@ from pykickstart.version import RHEL9, makeVersion
 
 from provisiond.templating.catalogue import read_directory, shipped_directory
 from provisiond.templating.context import BuildUrls, build_context
+from provisiond.templating.fixtures import read_fixtures
 from provisiond.templating.render import Renderer
 from tests.golden.hosts import ALMA, ALMA_MEDIUM, DEBIAN_MEDIUM, IMAGE, make_host
 
@@ -248,6 +249,45 @@ def test_kickstart_reports(machines: Machines, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_esxi_reports(machines: Machines, number: int) -> None:
+    """ESXi's %pre and %post, run by Python, tell how far it is; the last word is that the machine boots its own disk."""
+    host = read_fixtures([shipped_directory()])["esxi-uefi-static"].host()
+    text = RENDERER.render("kickstart/esxi.cfg.j2", build_context(host, machines.urls))
+    script = re.findall(r"^%(?:pre|post) --interpreter=python.*\n((?:(?!%).*\n)*)", text, re.MULTILINE)[
+        number
+    ]
+    done = subprocess.run(["python3", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    heard = [("progress", {"percent": "5", "text": "the installer has its kickstart"})]
+    if number:
+        heard = [("progress", {"percent": "80", "text": "ESXi is on the disk"}), ("built", {})]
+    assert machines.heard == heard
+
+
+def test_esxi_phones_home(machines: Machines, tmp_path: Path) -> None:
+    """ESXi's first boot puts exactly the given keys in place and tells the keys of its SSH server."""
+    host = read_fixtures([shipped_directory()])["esxi-uefi-static"].host()
+    text = RENDERER.render("kickstart/esxi.cfg.j2", build_context(host, machines.urls, authorized_keys=KEYS))
+    script = text.partition("%firstboot --interpreter=busybox\n")[2].replace("/tmp/", "/etc/ssh/")
+    script = script.replace("/sbin/auto-backup.sh", ":").replace("python /", "python3 /")
+    script = script.replace("/etc/ssh", str(tmp_path))
+    (tmp_path / "keys-root").mkdir()
+    (tmp_path / "ssh_host_rsa_key.pub").write_text("ssh-rsa HOST")
+    stubs = f'vim-cmd() {{ :; }}\nesxcli() {{ echo "$@" >> {tmp_path}/asked; }}\n'
+    done = subprocess.run(
+        ["bash", "-c", stubs + script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "keys-root/authorized_keys").read_text().splitlines()[-len(KEYS) :] == KEYS
+    assert (
+        "network firewall ruleset set --ruleset-id=httpClient --enabled=true"
+        in (tmp_path / "asked").read_text()
+    )
+    assert machines.heard[0][0] == "phone-home" and machines.heard[0][1]["pub_key_rsa"] == "ssh-rsa HOST"
+    assert host.deployment and machines.heard[0][1]["instance_id"] == host.deployment.id
+
+
 def test_first_boot_tells_its_keys(machines: Machines, tmp_path: Path) -> None:
     """An installed system tries until the daemon hears its SSH host keys, then removes itself."""
     host = make_host(medium=DEBIAN_MEDIUM)
@@ -297,7 +337,7 @@ def test_cloud_init_reports_failure(
     machines: Machines, tmp_path: Path, status: str, script: str | None, message: str | None
 ) -> None:
     """When a stage or the operator's script failed, that is reported and cloud-init is kept from phoning home; else nothing is said."""
-    parameters = {} if script is None else {"first_boot_script": script}
+    parameters: dict[str, Any] = {} if script is None else {"first_boot_script": script}
     user_data = yaml.safe_load(
         RENDERER.render(
             "cloud-init/user-data.j2", build_context(make_host(image=IMAGE, **parameters), machines.urls)
