@@ -221,7 +221,10 @@ class Rollout(Row, table=True):
 
 
 class RolloutHost(SQLModel, table=True):
-    """A host that a rollout has asked to be rebuilt: the key is what makes it asked once. ``purpose``: forth | back."""
+    """A host that a rollout has asked to be rebuilt: the key is what makes it asked once. ``purpose``: forth | back.
+
+    ``number`` is that of its last build when it was asked: a greater one came of it, whatever any clock says.
+    """
 
     __tablename__ = "rollout_host"
     rollout_id: str = Field(
@@ -230,6 +233,7 @@ class RolloutHost(SQLModel, table=True):
     host_id: str = Field(primary_key=True, max_length=36)  # no key: a host may go, its past stays
     purpose: str = Field(primary_key=True, max_length=8)
     step: int = 0
+    number: int = 0
     at: datetime = time_column()
 
 

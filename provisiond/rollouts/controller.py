@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import structlog
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -27,7 +27,7 @@ from provisiond.inventory import history
 from provisiond.inventory.release_tables import EVERYWHERE, Rollout, RolloutHost
 from provisiond.inventory.shapes import EventView
 from provisiond.inventory.store import EVENTS, HOSTS, RELEASES, Store
-from provisiond.inventory.tables import table, utcnow
+from provisiond.inventory.tables import Deployment, table, utcnow
 from provisiond.lifecycle import intents, rows
 from provisiond.lifecycle.intents import Verb
 from provisiond.lifecycle.table import State as HostState
@@ -40,7 +40,7 @@ from provisiond.rollouts.rollout import ACTIVE, State
 from provisiond.templating.pointers import lock_pointers, move_pointer
 
 log = structlog.get_logger(__name__)
-_rollout, _asked = table(Rollout), table(RolloutHost)
+_rollout, _asked, _deployment = table(Rollout), table(RolloutHost), table(Deployment)
 SWEEP_SECONDS = 5.0
 LEAST_PAUSE = 0.1  # between two looks, however much happens
 WAKING = (
@@ -95,8 +95,9 @@ class Rollouts:
         self._stopping = True
         self._signal.set()
         if self._task is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._task, self.settings.metric_seconds + 5)
+            await asyncio.wait([self._task], timeout=self.settings.metric_seconds + 5)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
         async def let_go(session: AsyncSession) -> None:
             mine = update(_rollout).where(_rollout.c.lease_owner == self.owner)
@@ -119,7 +120,8 @@ class Rollouts:
                 log.exception("rollouts.round_failed")
             took = time.monotonic() - begun
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._signal.wait(), self._pause())
+                async with asyncio.timeout(self._pause()):
+                    await self._signal.wait()
             if not self._stopping:  # looking is work that goes with the hosts: it is not to fill the day
                 await asyncio.sleep(max(LEAST_PAUSE, 4 * took))
 
@@ -283,10 +285,17 @@ class Rollouts:
         )
         if host is None or host.locked or host.maintenance or host.state not in states:
             return
+        built = select(func.max(_deployment.c.number)).where(_deployment.c.host_id == host_id)
+        number = (await session.execute(built)).scalar() or 0
         new: Any = sqlite.insert(_asked) if self.store.sqlite else postgresql.insert(_asked)
         first = await session.execute(
             new.values(
-                rollout_id=rollout.id, host_id=host_id, purpose=purpose, step=rollout.step, at=utcnow()
+                rollout_id=rollout.id,
+                host_id=host_id,
+                purpose=purpose,
+                step=rollout.step,
+                number=number,
+                at=utcnow(),
             )
             .on_conflict_do_nothing()
             .returning(_asked.c.host_id)

@@ -19,6 +19,8 @@ from provisiond.templating.current import Portion, Standing, host_hash, load_sta
 
 BUILDS = (State.BUILDING, State.PROVISIONED, State.CONFIGURING)
 NEVER = (State.DISCOVERED, State.RETIRED)
+_THIS = "this rollout's"
+REPORTED = 20  # failing hosts whose logs are read for a report
 COMPARED = 200  # builds with the release before, the newest
 
 _host, _deployment, _group, _asked = (table(t) for t in (Host, Deployment, HostGroup, RolloutHost))
@@ -34,14 +36,14 @@ _HOSTS = select(
 _BUILDS = select(
     *(
         _deployment.c[n]
-        for n in ("id", "host_id", "number", "created_at", "ended_at", "outcome", "failed_at", "failure", "log_tail", "result", "runs")
+        for n in ("id", "host_id", "number", "created_at", "ended_at", "outcome", "failed_at", "failure", "result", "runs")
     )
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Failing:
-    """A build that failed, and where the host stands."""
+    """A build that failed, or whose handover did, and where the host stands."""
 
     host_id: str
     host: str
@@ -50,7 +52,7 @@ class Failing:
     state: str
     step: str
     failure: str
-    log_tail: str = field(repr=False)
+    log_tail: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Facts:
     """``hosts`` maps the id of every host that the rollout may come to, to its row; ``taken`` are those within the threshold.
 
     ``askable`` are hosts to be rebuilt yet, in the order of their hashes; ``busy`` counts hosts that were asked and are under
-    way. ``asked`` is (purpose, host id) -> step. ``group_gone``: the rollout's group was deleted.
+    way. ``failing`` have the tails of their logs for the first REPORTED. ``group_gone``: the rollout's group was deleted.
     """
 
     hosts: Mapping[str, Any] = field(repr=False)
@@ -67,7 +69,6 @@ class Facts:
     failing: Sequence[Failing] = ()
     askable: Sequence[str] = ()
     busy: int = 0
-    built: Sequence[str] = ()
     group_gone: bool = False
 
 
@@ -85,30 +86,36 @@ async def measure(session: AsyncSession, rollout: Any) -> Facts:
     found = _HOSTS.where(_host.c.state.not_in(NEVER))
     if place != EVERYWHERE:
         found = found.where(_host.c.group_id.in_(inside))
-    standing = await load_standing(session)
+    standing = _taking_all(await load_standing(session), place, rollout)
     hosts = {
         row.id: row
         for row in await connection.execute(found)
-        if _reached(row.id, paths.get(row.group_id, ()), standing, place, rollout)
+        if release_for(row.id, paths.get(row.group_id, ()), standing) == _THIS
     }
     asked = {
-        (row.purpose, row.host_id): row.step
-        for row in await connection.execute(select(_asked).where(_asked.c.rollout_id == rollout.id))
+        row.host_id: row
+        for row in await connection.execute(
+            select(_asked).where(_asked.c.rollout_id == rollout.id, _asked.c.purpose == "forth")
+        )
     }
     taken = {i for i in hosts if rollout.threshold and host_hash(rollout.seed, i) <= rollout.threshold}
     facts = Facts(hosts, frozenset(taken))
     if rollout.step < 0:
         return facts
-    this_step = {i for (purpose, i), step in asked.items() if purpose == "forth" and step == rollout.step}
+    this_step = {i: row.number for i, row in asked.items() if row.step == rollout.step}
+    with_it = _BUILDS.where(
+        _deployment.c.release_id == rollout.release_id,
+        or_(_deployment.c.created_at >= rollout.step_since, _deployment.c.host_id.in_(_asked_in(rollout))),
+    ).order_by(_deployment.c.created_at)
     builds = [
         row
-        for row in await connection.execute(
-            _BUILDS.where(
-                _deployment.c.release_id == rollout.release_id,
-                or_(_deployment.c.created_at >= rollout.step_since, _deployment.c.host_id.in_(this_step)),
-            ).order_by(_deployment.c.created_at)
+        for row in await connection.execute(with_it)
+        if row.host_id in hosts
+        and (
+            row.number > this_step[row.host_id]
+            if row.host_id in this_step
+            else row.created_at >= rollout.step_since
         )
-        if row.host_id in hosts and (row.created_at >= rollout.step_since or row.host_id in this_step)
     ]
     before: list[float] = []
     if rollout.before_id:
@@ -126,7 +133,8 @@ async def measure(session: AsyncSession, rollout: Any) -> Facts:
         )
         mine = [row for row in await connection.execute(older) if row.host_id in hosts]
         before = [_seconds(row) for row in mine[:COMPARED]]
-    return _counted(facts, rollout, builds, this_step, asked, before)
+    counted = _counted(facts, rollout, builds, set(this_step), set(asked), before)
+    return replace(counted, failing=await _with_tails(session, counted.failing))
 
 
 def _counted(
@@ -134,10 +142,10 @@ def _counted(
     rollout: Any,
     builds: Sequence[Any],
     this_step: set[str],
-    asked: Mapping[tuple[str, str], int],
+    forth: set[str],
     before: Sequence[float],
 ) -> Facts:
-    hosts, forth = facts.hosts, {i for purpose, i in asked if purpose == "forth"}
+    hosts = facts.hosts
     active: list[Any] = []
     failing: list[Failing] = []
     under_way: set[str] = set()
@@ -187,8 +195,12 @@ def _counted(
         left_alone=alone if rollout.rebuild else {},
     )  # fmt: skip
     busy = sum(1 for i in forth if i in hosts and hosts[i].state in BUILDS and not stands(hosts[i]))
+    known = {one.deployment_id for one in failing}
+    troubles = [
+        _failing(hosts[b.host_id], b) for b in troubled if b.id not in known
+    ]  # not given up yet, but told of in a report
     return replace(
-        facts, numbers=numbers, failing=failing, busy=busy,
+        facts, numbers=numbers, failing=[*failing, *troubles], busy=busy,
         askable=sorted(askable, key=lambda i: host_hash(rollout.seed, i)),
     )  # fmt: skip
 
@@ -205,12 +217,8 @@ async def to_go_back(session: AsyncSession, rollout: Any) -> Facts:
     if not rollout.rebuild_back or not rollout.work.get("since"):
         return Facts({})
     since, reached = datetime.fromisoformat(rollout.work["since"]), str(rollout.work.get("reached", ""))
-    asked = {
-        row.host_id
-        for row in await connection.execute(
-            select(_asked.c.host_id).where(_asked.c.rollout_id == rollout.id, _asked.c.purpose == "back")
-        )
-    }
+    back = select(_asked.c.host_id).where(_asked.c.rollout_id == rollout.id, _asked.c.purpose == "back")
+    asked = set((await connection.execute(back)).scalars())
     with_it = _HOSTS.where(
         _host.c.state.in_([*BUILDS, State.ACTIVE]),
         _deployment.c.release_id == rollout.release_id,
@@ -222,10 +230,28 @@ async def to_go_back(session: AsyncSession, rollout: Any) -> Facts:
         if (place == EVERYWHERE or place in _path(row.group_id, parents))
         and host_hash(rollout.seed, row.id) <= reached
     }
-    waiting = (await connection.execute(_HOSTS.where(_host.c.id.in_(asked)))).all() if asked else []
+    waiting = (await connection.execute(_HOSTS.where(_host.c.id.in_(back)))).all()
     askable = [i for i, row in hosts.items() if i not in asked and not _why_alone(row)]
     busy = sum(1 for row in waiting if row.state in BUILDS and not stands(row))
     return Facts(hosts, askable=sorted(askable, key=lambda i: host_hash(rollout.seed, i)), busy=busy)
+
+
+def _asked_in(rollout: Any) -> Any:
+    """The hosts that were asked in the present step, as a subquery: there may be more of them than a statement takes parameters."""
+    return select(_asked.c.host_id).where(
+        _asked.c.rollout_id == rollout.id, _asked.c.purpose == "forth", _asked.c.step == rollout.step
+    )
+
+
+async def _with_tails(session: AsyncSession, failing: Sequence[Failing]) -> list[Failing]:
+    ids = [one.deployment_id for one in failing[:REPORTED] if one.deployment_id]
+    if not ids:
+        return list(failing)
+    found = await session.execute(
+        select(_deployment.c.id, _deployment.c.log_tail).where(_deployment.c.id.in_(ids))
+    )
+    tails = {row.id: row.log_tail for row in found}
+    return [replace(one, log_tail=tails.get(one.deployment_id or "", "")) for one in failing]
 
 
 def stands(host: Any) -> bool:
@@ -242,13 +268,10 @@ def _path(group: str | None, parents: Mapping[str, str | None]) -> tuple[str, ..
     return tuple(reversed(path))
 
 
-def _reached(host_id: str, path: Sequence[str], standing: Standing, place: str, rollout: Any) -> bool:
-    """Whether the rollout would decide for this host if it took everybody: nothing nearer does."""
-    all_in = Portion("rollout", rollout.before_id, rollout.seed, EVERYBODY)
-    return (
-        release_for(host_id, path, replace(standing, rollouts={**standing.rollouts, place: all_in}))
-        == "rollout"
-    )
+def _taking_all(standing: Standing, place: str, rollout: Any) -> Standing:
+    """As if the rollout took everybody: the hosts whose release is _THIS then are those that nothing nearer decides about."""
+    all_in = Portion(_THIS, rollout.before_id, rollout.seed, EVERYBODY)
+    return replace(standing, rollouts={**standing.rollouts, place: all_in})
 
 
 def _new(facts: Facts, rollout: Any, this_step: set[str]) -> set[str]:
@@ -271,11 +294,12 @@ def _why_alone(host: Any) -> str:
 
 
 def _failing(host: Any, build: Any) -> Failing:
-    told = build.failure if build is not None else ""
-    return Failing(
-        host.id, host.name, build.id if build is not None else None, build.number if build is not None else None,
-        host.state, host.step, told or host.failure or "", build.log_tail if build is not None else "",
-    )  # fmt: skip
+    why = host.failure or ""
+    if build is None:
+        return Failing(host.id, host.name, None, None, host.state, host.step, why)
+    tasks = _tasks_failed(build)
+    why = why or build.failure or (f"{tasks} tasks of its handover failed" if tasks else "")
+    return Failing(host.id, host.name, build.id, build.number, host.state, host.step, why)
 
 
 def _seconds(build: Any) -> float:

@@ -7,10 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from provisiond.rollouts.gates import Verdict
-from provisiond.rollouts.measure import Facts
+from provisiond.rollouts.measure import REPORTED, Facts
 from provisiond.rollouts.rollout import step_name
 
-MAX_HOSTS = 20
 TAIL = 4096  # characters of a log that the report keeps; the deployment has the rest
 
 
@@ -43,7 +42,7 @@ def report_of(
                     "deployments": f"/api/v1/hosts/{one.host}/deployments",
                 },
             }
-            for one in failing[:MAX_HOSTS]
+            for one in failing[:REPORTED]
         ],
         "what_next": (
             "the hosts that failed keep the release their build is pinned to: mend the templates and start another rollout, "

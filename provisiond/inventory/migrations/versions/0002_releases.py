@@ -167,6 +167,7 @@ def upgrade() -> None:
         sa.Column("host_id", sa.String(36), nullable=False),
         sa.Column("purpose", sa.String(8), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["rollout_id"], ["rollout.id"], name=op.f("fk_rollout_host_rollout_id"), ondelete="CASCADE"
