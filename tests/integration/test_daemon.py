@@ -67,7 +67,7 @@ def run(*arguments: str | Path, **env: str) -> tuple[int, str, str]:
         [*PROVISIOND, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         env=clean_environment(**env),
     )
     return done.returncode, done.stdout, done.stderr
