@@ -59,15 +59,16 @@ def shape(values: OwnValues) -> str:
     A name is put down as what it is made of (``web01`` as a9), an address by its version, a MAC by whether it has letters:
     YAML 1.1 reads some words as numbers.
     """
-    parts = []
+    parts = set()
     for value, word in values:
         if word.startswith("IP"):
-            parts.append("6" if ":" in value else "4")
+            parts.add(f"{word} {6 if ':' in value else 4}")
         elif word.startswith("MAC"):
-            parts.append("9" if value.replace(":", "").replace("-", "").isdigit() else "a")
+            digits = value.replace(":", "").replace("-", "").isdigit()
+            parts.add(f"{word} {9 if digits else 'a'}")
         elif word != "HOST-ID":
-            parts.append(re.sub(r"[A-Za-z]+", "a", re.sub(r"[0-9]+", "9", value)))
-    return " ".join(parts)
+            parts.add(f"{word} {re.sub('[A-Za-z]+', 'a', re.sub('[0-9]+', '9', value))}")
+    return ", ".join(sorted(parts))
 
 
 def difference(before: str, after: str) -> str:

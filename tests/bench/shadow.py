@@ -38,6 +38,8 @@ LINE = {
     "autoinstall": "# tried",
     "autoyast": "<!-- tried -->",
 }
+VARIANTS = (("", True, True), ("_no_validate", True, False), ("_own_secrets", False, True))
+"""Label, whether the hosts differ in names and addresses only, whether the validators look."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -106,6 +108,12 @@ def _mb(process: Path) -> float:
     return int((process / "statm").read_text().split()[1]) * PAGE / 1e6
 
 
+def _cpu(pid: int) -> float:
+    """Seconds of processor that a process and its children that have ended have used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def run(
     client: Client, other: Client, names: list[str], *, validating: bool, pid: int
 ) -> tuple[dict[str, Any], list[float], Peak]:
@@ -157,9 +165,9 @@ def main() -> None:
             with daemon(Path(folder)) as (url, token, pid):
                 client, other = Client(url, token), Client(url, token)
                 names = [h["name"] for h in json_of(client.call("GET", "/hosts?limit=20"))["items"]]
-                begun = time.perf_counter()
+                begun, used = time.perf_counter(), _cpu(pid)
                 view, latencies, peak = run(client, other, names, validating=validating, pid=pid)
-                took = time.perf_counter() - begun
+                took, used = time.perf_counter() - begun, _cpu(pid) - used
             for difference in view["differences"]:
                 if difference["kind"] != "changed":
                     print(
@@ -172,6 +180,7 @@ def main() -> None:
                 file=sys.stderr,
             )
             print(f"shadow_{options.hosts}{label} {took:.1f} s asked:60", flush=True)
+            print(f"shadow_cpu{label} {used:.1f} s -")
             print(f"shadow_render_host{label} {view['work']['mean_milliseconds']:.2f} ms -")
             p99 = statistics.quantiles(latencies, n=100)[98]
             print(f"shadow_api_p99{label} {p99:.1f} ms -")
