@@ -154,12 +154,11 @@ def json_of(text: bytes) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--hosts", type=int, default=10_000)
+    parser.add_argument("--only", choices=[label.strip("_") or "alike" for label, _, _ in VARIANTS])
     options = parser.parse_args()
-    for label, alike, validating in (
-        ("", True, True),
-        ("_no_validate", True, False),
-        ("_own_secrets", False, True),
-    ):
+    for label, alike, validating in VARIANTS:
+        if options.only and options.only != (label.strip("_") or "alike"):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             asyncio.run(furnish(Path(folder), options.hosts, alike=alike))
             with daemon(Path(folder)) as (url, token, pid):
