@@ -9,7 +9,7 @@ APT_PACKAGES := ca-certificates curl git make gcc pkg-config python3 python3-dev
   ipxe ipxe-qemu pxelinux syslinux-common shim-signed grub-efi-amd64-signed grub-pc-bin grub-common grub2-common \
   debian-installer-12-netboot-amd64 dnsmasq-base ipmitool openipmi openssh-client openssh-server \
   postgresql tftp-hpa tftpd-hpa iproute2 procps util-linux debconf-utils gpgv debian-archive-keyring \
-  busybox-static kexec-tools kmod cpio mmdebstrap e2fsprogs fdisk dosfstools mtools genisoimage zstd xz-utils shellcheck \
+  busybox-static dash netplan.io kexec-tools kmod cpio mmdebstrap e2fsprogs fdisk dosfstools mtools genisoimage zstd xz-utils shellcheck \
   libxml2-utils ignition gir1.2-nm-1.0 python3-gi prometheus
 
 PYTHON := .venv/bin/python

@@ -104,11 +104,12 @@ def _yaml_key(key: Any) -> str:
 
 
 def kargs(value: Any) -> str:
-    """One kernel argument (Documentation/admin-guide/kernel-parameters): printable ASCII without blank, quote or backslash."""
+    """One kernel argument (Documentation/admin-guide/kernel-parameters): printable ASCII without blank, quote, backslash or
+    dollar sign: boot loaders' configurations are read by shells."""
     text = _text(value)
-    if not _PRINTABLE_WORD.match(text) or set(text) & set("\"'\\`"):
+    if not _PRINTABLE_WORD.match(text) or set(text) & set("\"'\\`$"):
         raise ValueError(
-            f"{text[:40]!r} is not one kernel argument: no blanks, quotes, backslashes or non-ASCII characters there"
+            f"{text[:40]!r} is not one kernel argument: no blanks, quotes, backslashes, dollar signs or non-ASCII characters there"
         )
     return text
 
