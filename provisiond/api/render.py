@@ -95,7 +95,8 @@ async def render(deps: ApiDeps, body: RenderRequest, who: Principal) -> Rendered
         mac=host.mac or "", why="rendered to be looked at", kernel="KERNEL", initrd="INITRD", url=urls.base
     )
     template = _template(renderer, host, body.kind)
-    context = build_context(host, urls, authorized_keys=deps.renderings.authorized_keys, boot=boot)
+    keys, other = deps.renderings.authorized_keys, body.release is not None
+    context = build_context(host, urls, authorized_keys=keys, boot=boot, next_build=other)
     text = await asyncio.to_thread(renderer.render, template, context)
     if body.secrets:
         await _note(deps, host, who, template)

@@ -173,7 +173,8 @@ class Comparer:
 
     def _contexts(self, host: ResolvedHost) -> tuple[dict[str, Any], dict[str, Any]]:
         """What templates see, without and with ``boot``."""
-        whole = build_context(host, self._urls, authorized_keys=self._keys, boot=tried_boot(host, self._urls))
+        boot = tried_boot(host, self._urls)
+        whole = build_context(host, self._urls, authorized_keys=self._keys, boot=boot, next_build=True)
         return {name: value for name, value in whole.items() if name != "boot"}, whole
 
     # --- differences ---------------------------------------------------------------------------------------

@@ -77,12 +77,13 @@ def build_context(
     *,
     authorized_keys: Sequence[str] = (),
     boot: BootFiles | None = None,
+    next_build: bool = False,
 ) -> dict[str, Any]:
     """Everything a template of one host may use. ``authorized_keys`` are the daemon's own public SSH keys (handover).
 
-    ``flags`` are the feature flags its build began with; of a host whose build has not begun, those of now.
+    ``flags`` are the feature flags its build began with; for its ``next_build``, and where none has begun, those of now.
     """
-    pinned = getattr(host.deployment, "flags", None)
+    pinned = None if next_build else getattr(host.deployment, "flags", None)
     interfaces = [_interface(i, host) for i in host.interfaces]
     primary: Mapping[str, Any] = interfaces[0] if interfaces else _NO_INTERFACE
     context: dict[str, Any] = {

@@ -101,6 +101,7 @@ class Fixture(_Strict):
     subnets: dict[str, Net] = Field(default_factory=dict)
     interfaces: list[Card] = Field(default_factory=list)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    flags: dict[str, bool] = Field(default_factory=dict)
     storage: StorageDescription | None = None
     network: NetworkDescription | None = None
     boot: Loader = Loader()
@@ -141,6 +142,7 @@ class Fixture(_Strict):
             domain=Domain(id="domain", name=self.domain) if self.domain else None,
             groups=tuple(self.groups),
             merged=merge([(f"host {self.name}", self.parameters)]),
+            flags=self.flags,
             handover=None,
             storage=self.storage,
             network=self.network,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from provisiond.errors import RenderError
-from provisiond.templating.catalogue import Catalogue
+from provisiond.templating.catalogue import Catalogue, shipped_directory
+from provisiond.templating.context import build_context
+from provisiond.templating.fixtures import read_fixtures
 from provisiond.templating.render import Renderer
 
 HEADER = "{#\nkind: script\nabout: Made for a test.\nflags: {new-disk: A new layout of disks.}\n#}\n"
@@ -54,3 +58,25 @@ def test_a_wrong_declaration_is_refused(header: str) -> None:
     """Names are plain, and each has a line about it."""
     with pytest.raises(RenderError, match="header is wrong"):
         Catalogue.of({"a.j2": f"{{#\nkind: script\nabout: Made for a test.\n{header}\n#}}\n"})
+
+
+def test_a_made_up_host_has_flags() -> None:
+    """So that both sides of a flag can be looked at before a machine sees them."""
+    fixture = read_fixtures([shipped_directory()])["image-bios-dhcp"].model_copy(
+        update={"flags": {"new-disk": True}}
+    )
+    template = renderer("{{ flag('new-disk') }}")
+    assert template.render("a.j2", fixture.context()) == "true"
+    assert (
+        template.render("a.j2", read_fixtures([shipped_directory()])["image-bios-dhcp"].context()) == "false"
+    )
+
+
+def test_the_next_build_gets_those_of_now() -> None:
+    """A build keeps what it began with; what is rendered for the next one does not."""
+    fixture = read_fixtures([shipped_directory()])["image-bios-dhcp"]
+    host = replace(fixture.host(), flags={"new-disk": True})
+    assert host.deployment is not None
+    host.deployment.flags = {"new-disk": False}
+    assert build_context(host, fixture.urls())["flags"] == {"new-disk": False}
+    assert build_context(host, fixture.urls(), next_build=True)["flags"] == {"new-disk": True}
