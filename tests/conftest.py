@@ -11,11 +11,13 @@ import pytest_asyncio
 
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
+from tests import logs
 from tests.databases import KINDS, Postgres, open_store, postgres_server, sqlite_url
 
 # A machine busy with other tests makes any example slow; hanging ones are ended by pytest-timeout.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
+logs.plain()
 
 
 @pytest.fixture(scope="session")

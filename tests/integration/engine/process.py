@@ -1,4 +1,4 @@
-"""A daemon's engine as a process of its own, to be killed: ``python -m tests.integration.engine.process URL DIRECTORY [options]``.
+"""A daemon's engine as a process of its own, to be killed: ``URL DIRECTORY [options]`` are its words.
 
 Works until every host is at rest, then ends with 0. With ``--kill N`` it kills itself (SIGKILL) at the N-th boundary of a step of
 host ``--at``; with ``--kill-after SECONDS`` at whatever it is doing then.
@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import select
@@ -24,6 +25,7 @@ from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Deployment, Host
 from provisiond.lifecycle import intents
 from provisiond.lifecycle.intents import Verb
+from tests import logs
 from tests.integration.engine.rig import Rig
 
 
@@ -109,7 +111,12 @@ def host(text: str) -> tuple[str, bool]:
     return name, kind == "vm"
 
 
-if __name__ == "__main__":
+def run(words: Sequence[str], said: Path) -> None:
+    """All of the process, forked from one that has imported everything. What it says goes to the file ``said``."""
+    with said.open("ab") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    logs.plain()
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("directory")
@@ -119,4 +126,4 @@ if __name__ == "__main__":
     parser.add_argument("--kill", type=int, default=0)
     parser.add_argument("--kill-after", type=float, default=0.0)
     parser.add_argument("--release", action="store_true")
-    asyncio.run(work(parser.parse_args()))
+    asyncio.run(work(parser.parse_args(words)))

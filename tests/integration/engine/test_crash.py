@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+import uuid
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -19,35 +19,51 @@ from sqlalchemy import select
 
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Deployment, Event, Host
+from tests.integration.engine.process import run
 
 HOSTS = {"physical": "p", "virtual": "v"}
 
 
-def engine(url: str, directory: Path, *options: str, wait: bool = True) -> subprocess.Popen[str]:
-    """The engine in a process of its own; waits for its end, at most a minute."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.engine.process", url, str(directory), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if wait:
-        hear(process)
-    return process
+FORKS = multiprocessing.get_context("forkserver")  # one process imports everything, once
+FORKS.set_forkserver_preload(["tests.integration.engine.process"])
 
 
-def hear(process: subprocess.Popen[str]) -> None:
-    """Wait for its end; one that takes longer than a minute is ended."""
-    try:
-        process.out, process.err = process.communicate(timeout=60)  # type: ignore[attr-defined]
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
+class Engine:
+    """The engine in a process of its own."""
+
+    def __init__(self, url: str, directory: Path, *words: str) -> None:
+        self._said = directory / f"said-{uuid.uuid4().hex}"
+        self._process = FORKS.Process(target=run, args=((url, str(directory), *words), self._said))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def said(self) -> str:
+        """The end of what it said."""
+        return self._said.read_text()[-2000:]
+
+    def wait(self) -> int:
+        """Its exit code, as subprocess tells it; one that takes longer than two minutes is ended."""
+        self._process.join(120)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+            raise AssertionError(f"it did not end in two minutes: {self.said}")
+        return self._process.exitcode
 
 
-def ended_well(process: subprocess.Popen[str]) -> None:
-    assert process.returncode == 0, process.err[-2000:]  # type: ignore[attr-defined]
+def engine(url: str, directory: Path, *words: str) -> tuple[int, str]:
+    """(exit code, what it said) of an engine that was waited for."""
+    process = Engine(url, directory, *words)
+    return process.wait(), process.said
+
+
+def ended_well(ended: tuple[int, str]) -> None:
+    assert ended[0] == 0, ended[1]
 
 
 async def everything(url: str) -> tuple[list[Host], list[Event], list[Deployment]]:
@@ -65,7 +81,7 @@ async def everything(url: str) -> tuple[list[Host], list[Event], list[Deployment
 
 def whole(folder: Path) -> set[str]:
     """The names of the files there, without those that a kill left half written (they begin with a dot)."""
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return {path.name for path in folder.glob("*") if not path.name.startswith(".")}
 
 
 def power_cycles(directory: Path) -> Counter[str]:
@@ -130,13 +146,13 @@ async def test_killed_at_every_boundary(database_url: str, tmp_path: Path, kind:
         boundary += 1
         name = f"{HOSTS[kind]}{boundary}"
         names.add(name)
-        process = engine(
+        code, said = engine(
             database_url, tmp_path, "--add", name if kind == "physical" else f"{name}:vm",
             "--number", str(20 + boundary), "--at", name, "--kill", str(boundary),
         )  # fmt: skip
-        if process.returncode == 0:
+        if code == 0:
             break
-        assert process.returncode == -signal.SIGKILL, process.err[-2000:]  # type: ignore[attr-defined]
+        assert code == -signal.SIGKILL, said
         assert boundary < 60
     assert boundary > (20 if kind == "physical" else 15), "the build has fewer boundaries than it has steps"
     await check_all_arrived(database_url, tmp_path, names) if kind == "virtual" else await check_physical(
@@ -170,7 +186,7 @@ async def test_killed_at_random_times(database_url: str, tmp_path: Path) -> None
         more = [f"p{rounds}-{n}" for n in range(4)] + [f"v{rounds}-{n}:vm" for n in range(4)]
         names += more
         number = str(12 + 8 * rounds)
-        process = engine(
+        code, said = engine(
             database_url,
             tmp_path,
             "--add",
@@ -180,8 +196,8 @@ async def test_killed_at_random_times(database_url: str, tmp_path: Path) -> None
             "--kill-after",
             f"{chance.uniform(0.02, 0.3):.3f}",
         )
-        kills += process.returncode == -signal.SIGKILL
-        assert process.returncode in (0, -signal.SIGKILL), process.err[-2000:]  # type: ignore[attr-defined]
+        kills += code == -signal.SIGKILL
+        assert code in (0, -signal.SIGKILL), said
     ended_well(engine(database_url, tmp_path))
     await check_all_arrived(database_url, tmp_path, {name.partition(":")[0] for name in names})
     for _ in range(4):
@@ -199,15 +215,15 @@ async def test_killed_at_random_times(database_url: str, tmp_path: Path) -> None
 async def test_two_daemons_and_one_freezes(database_url: str, tmp_path: Path) -> None:
     """On PostgreSQL a frozen daemon's hosts are taken over when its leases run out; when it wakes, its late writes change nothing."""
     names = [f"p{n}" for n in range(6)] + [f"v{n}:vm" for n in range(6)]
-    frozen = engine(database_url, tmp_path, "--add", *names, wait=False)
+    frozen = Engine(database_url, tmp_path, "--add", *names)
     await wait_for_work(database_url)
     os.kill(frozen.pid, signal.SIGSTOP)
     try:
         ended_well(engine(database_url, tmp_path))
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
-        hear(frozen)
-    ended_well(frozen)
+        code = frozen.wait()
+    ended_well((code, frozen.said))
     await check_all_arrived(database_url, tmp_path, {name.partition(":")[0] for name in names})
 
 
