@@ -133,7 +133,7 @@ def test_user_data(given_parameters: dict[str, Any]) -> None:
     assert tree["users"][0]["ssh_authorized_keys"] == wanted.get("ssh_authorized_keys", [])
     assert len(tree["users"]) == (2 if wanted.get("admin_user") in (None, "debian", "root") else 3)
     assert set(tree) <= {"hostname", "fqdn", "prefer_fqdn_over_hostname", "manage_etc_hosts", "disable_root", "ssh_pwauth", "users", "timezone",
-                         "locale", "ntp", "package_update", "packages", "write_files", "runcmd", "phone_home"}  # fmt: skip
+                         "locale", "ntp", "apt", "ca_certs", "package_update", "packages", "write_files", "runcmd", "phone_home"}  # fmt: skip
 
 
 @quick

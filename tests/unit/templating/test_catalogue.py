@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import subprocess
 from pathlib import Path
@@ -200,7 +201,8 @@ async def test_renderings(store: Store) -> None:
     host = make_host(medium=DEBIAN_MEDIUM)
     text, content_type = await renderings.unattended(host, urls)
     assert content_type == "text/plain"
-    assert "http://10.0.0.1:8421/boot/tok/built" in text and "ssh-ed25519 AAAA daemon" in text
+    late = base64.b64decode(text.partition("echo ")[2].rpartition(" | chroot")[0].rpartition(" ")[2]).decode()
+    assert "http://10.0.0.1:8421/boot/tok/built" in text and "ssh-ed25519 AAAA daemon" in late
     await renderings.check(host, "http://10.0.0.1:8421")
     await renderings.check(make_host(image=IMAGE), "http://10.0.0.1:8421")
     bare = make_host(medium=DEBIAN_MEDIUM, security_mirror=None, serial_console=None)

@@ -365,11 +365,10 @@ def script_is(done: partman.Divided, storage: dict[str, Any], passphrase: str) -
     """Partitions, RAIDs, volumes, LUKS and fstab that the script made are the plan's."""
     made: dict[str, list[tuple[str, int, int | None]]] = {}
     for call in done.of("parted"):
-        disk, verb = call[call.index("-s") + 1 :][0], "mkpart"
-        disk = next(word for word in call if word.startswith("/dev/"))
-        if verb in call:
-            name, start, end = call[call.index(verb) + 1 :]
-            made.setdefault(disk, []).append(
+        device = next(word for word in call if word.startswith("/dev/"))
+        if "mkpart" in call:
+            name, start, end = call[call.index("mkpart") + 1 :]
+            made.setdefault(device, []).append(
                 (
                     name,
                     int(start.removesuffix("MiB")),
@@ -380,9 +379,9 @@ def script_is(done: partman.Divided, storage: dict[str, Any], passphrase: str) -
     for parts, disk in zip(made.values(), storage["disks"], strict=True):
         assert [p[0] for p in parts] == [p["name"] for p in disk["partitions"]]
         at = 1
-        for (_, start, end), part in zip(parts, disk["partitions"], strict=True):
-            assert start == at and (None if end is None else end - start) == part["size_mib"]
-            at = end or at
+        for (_, begins, ends), part in zip(parts, disk["partitions"], strict=True):
+            assert begins == at and (None if ends is None else ends - begins) == part["size_mib"]
+            at = ends or at
     raids = [c for c in done.of("mdadm") if "--create" in c]
     assert [
         (c[1], f"--level={r['level']}" in c, f"--raid-devices={len(r['members'])}" in c)
