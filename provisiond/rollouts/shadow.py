@@ -17,12 +17,13 @@ from typing import Any
 
 import structlog
 from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.errors import ProvisiondError
 from provisiond.inventory import history
 from provisiond.inventory.release_tables import ShadowDiff, ShadowResult, ShadowRun
-from provisiond.inventory.store import EVENTS
+from provisiond.inventory.store import EVENTS, is_transient
 from provisiond.inventory.tables import Host, HostGroup, table
 from provisiond.lifecycle.table import State
 from provisiond.lifecycle.world import World
@@ -69,6 +70,7 @@ class ShadowRuns:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            await self._store.transact(self._let_go)
 
     async def _keep(self) -> None:
         news = self._store.subscribe(EVENTS)
@@ -146,9 +148,15 @@ class ShadowRuns:
                 async with asyncio.timeout(WATCH_SECONDS):
                     await news.wait()
             news.clear()
-            async with self._store.connect() as connection:
-                found = select(_run.c.state, _run.c.lease_owner).where(_run.c.id == run.id)
-                now = (await connection.execute(found)).first()
+            found = select(_run.c.state, _run.c.lease_owner).where(_run.c.id == run.id)
+            try:
+                async with self._store.connect() as connection:
+                    now = (await connection.execute(found)).first()
+            except DBAPIError as error:
+                if not is_transient(error):
+                    raise
+                await asyncio.sleep(WATCH_SECONDS)
+                continue
             if now is None or now.state != "running" or now.lease_owner != self._owner:
                 raise Lost
             if time.monotonic() - renewed > self._lease.total_seconds() / 4:
@@ -274,6 +282,10 @@ class ShadowRuns:
         await session.execute(
             update(_run).where(_run.c.lease_owner.isnot(None)).values(lease_owner=None, lease_expires=None)
         )
+
+    async def _let_go(self, session: AsyncSession) -> None:
+        ours = update(_run).where(_run.c.lease_owner == self._owner)
+        await session.execute(ours.values(lease_owner=None, lease_expires=None))
 
     async def _count(self, session: AsyncSession, run: Any) -> int:
         return int((await session.execute(self._of(run, func.count()))).scalar_one())
