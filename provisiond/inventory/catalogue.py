@@ -22,9 +22,10 @@ from provisiond.inventory import history, tables
 from provisiond.inventory import shapes_catalogue as shapes
 from provisiond.inventory.fields import check_parameters
 from provisiond.inventory.references import NOUNS, find_names
+from provisiond.inventory.release_tables import PointerMove, ReleasePointer
 from provisiond.inventory.resolve import PARAMETERS, group_paths
 from provisiond.inventory.shapes import Request
-from provisiond.inventory.store import CATALOGUE_CHANGED, EVENTS, Store
+from provisiond.inventory.store import CATALOGUE_CHANGED, EVENTS, RELEASES, Store
 from provisiond.inventory.subnet_rules import check_subnet_in_use
 from provisiond.inventory.tables import new_row, table, utcnow
 
@@ -32,6 +33,7 @@ Check = Callable[[AsyncSession, str | None, Any], Awaitable[list[FieldError]]]
 Also = Callable[[AsyncSession, Any], Awaitable[None]]
 _host = table(tables.Host)
 _setting = table(tables.Setting)
+_pointer, _move = table(ReleasePointer), table(PointerMove)
 
 
 @dataclass(frozen=True)
@@ -222,10 +224,11 @@ async def remove(store: Store, noun: Noun, name: str, *, actor: str) -> None:
                 f"{noun.command} {name} is used by {', '.join(users)}; change or delete those first"
             )
         await session.execute(delete(noun.table).where(noun.table.c.id == row.id))
+        await _drop_pointer(session, row.id, actor)
         await history.add(session, kind=f"{noun.name}.deleted", actor=actor, message=row.name)
 
     try:
-        await store.transact(work, EVENTS, CATALOGUE_CHANGED)
+        await store.transact(work, EVENTS, CATALOGUE_CHANGED, RELEASES)
     except IntegrityError:
         raise Conflict(
             f"{noun.command} {name} has just come into use; look who uses it and try again"
@@ -315,6 +318,21 @@ async def _lock(session: AsyncSession, noun: Noun, name: str) -> Any:
     if row is None:
         raise NotFound(noun.command, name)
     return row
+
+
+async def _drop_pointer(session: AsyncSession, place: str, actor: str) -> None:
+    """A group that goes takes its pointer to a release along; the move stays written."""
+    found = select(_pointer.c.release_id).where(_pointer.c.place == place)
+    if (before := (await session.execute(found)).scalar()) is not None:
+        await session.execute(delete(_pointer).where(_pointer.c.place == place))
+        move = {
+            "place": place,
+            "release_id": None,
+            "before_id": before,
+            "actor": actor,
+            "reason": "the group was deleted",
+        }
+        await session.execute(_move.insert(), {**move, "at": utcnow(), "back": False, "rollout_id": None})
 
 
 async def _users(session: AsyncSession, target: Table, row_id: str) -> list[str]:

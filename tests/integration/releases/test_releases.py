@@ -188,6 +188,17 @@ async def test_a_rollout_under_way_is_not_pulled_against(doors: Doors) -> None:
     assert (await doors.call("POST", "/releases/rollback", {"group": "db"}))[0] == 200
 
 
+async def test_a_group_that_goes_takes_its_pointer_along(doors: Doors) -> None:
+    """A group of the same name later begins without one; the release is current nowhere."""
+    await made(doors, "echo two\n")
+    assert (await doors.call("POST", "/groups", {"name": "web"}))[0] == 201
+    assert (await doors.call("POST", "/releases/2/use", {"group": "web"}))[0] == 200
+    assert (await doors.call("DELETE", "/groups/web"))[0] == 204
+    assert (await doors.call("GET", "/releases/2"))[1]["current"] == []
+    assert (await doors.call("POST", "/groups", {"name": "web"}))[0] == 201
+    assert (await doors.call("GET", "/releases/moves?group=web"))[1]["items"] == []
+
+
 async def hosts_with_builds(doors: Doors) -> dict[str, str]:
     """Hosts in group web: one building with #2, two in service with #2, one in service with #1; and one elsewhere with #2."""
     store, ids = doors.deps.store, {}
