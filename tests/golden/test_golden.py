@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from provisiond.templating.catalogue import read_directory, shipped_directory
-from provisiond.templating.render import Renderer
+from provisiond.templating.render import Limits, Renderer
 from provisiond.templating.validators import validate
 from tests.golden.hosts import FIXTURES, context_of
 
 EXPECTED = Path(__file__).parent / "expected"
-RENDERER = Renderer(read_directory(shipped_directory()))
+RENDERER = Renderer(read_directory(shipped_directory()), Limits(seconds=60.0))
 CASES = [
     (path, fixture) for path, header in RENDERER.catalogue.headers.items() for fixture in header.fixtures
 ]

@@ -22,7 +22,7 @@ from pykickstart.version import RHEL9, makeVersion
 from provisiond.errors import RenderError
 from provisiond.templating.catalogue import read_directory, shipped_directory
 from provisiond.templating.context import build_context
-from provisiond.templating.render import Renderer
+from provisiond.templating.render import Limits, Renderer
 from tests.golden.hosts import ALMA, ALMA_MEDIUM, BOOT, DEBIAN_MEDIUM, IMAGE, URLS, make_host
 
 PIECES = ["'", '"', "\\", "\n%end\n", "\n", "\r", "\0", "#", "%end", "%post", "{{ host }}", "{% raw %}", "$(id)", "`id`", "${net0/mac}", ";", "&&",
@@ -37,7 +37,7 @@ parameters = st.fixed_dictionaries(
         "serial_console": hostile, "repositories": st.dictionaries(hostile, hostile, max_size=1), "first_boot_script": hostile,
     },
 )  # fmt: skip
-RENDERER = Renderer(read_directory(shipped_directory()))
+RENDERER = Renderer(read_directory(shipped_directory()), Limits(seconds=60.0))
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

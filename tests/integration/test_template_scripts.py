@@ -27,10 +27,10 @@ from pykickstart.version import RHEL9, makeVersion
 from provisiond.templating.catalogue import read_directory, shipped_directory
 from provisiond.templating.context import BuildUrls, build_context
 from provisiond.templating.fixtures import read_fixtures
-from provisiond.templating.render import Renderer
+from provisiond.templating.render import Limits, Renderer
 from tests.golden.hosts import ALMA, ALMA_MEDIUM, DEBIAN_MEDIUM, IMAGE, make_host
 
-RENDERER = Renderer(read_directory(shipped_directory()))
+RENDERER = Renderer(read_directory(shipped_directory()), Limits(seconds=60.0))
 KEYS = ['ssh-ed25519 AAAA it\'s "q" $(id) `id` #x', "ssh-rsa BBBB two"]
 ODD = 'a line & with = odd + signs % 100 "é" <end>\n'
 
