@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy import delete, func, select
 
 from provisiond.errors import Conflict, Invalid
+from provisiond.inventory import flags
+from provisiond.inventory.flags import FlagCreate, FlagUpdate
 from provisiond.inventory.release_tables import EVERYWHERE, PointerMove
 from provisiond.inventory.resolve import resolve_host
 from provisiond.inventory.tables import Deployment, Event, HostGroup
@@ -201,9 +203,6 @@ async def test_a_handover_that_fails(make_fleet: MakeFleet) -> None:
 
 async def test_a_build_keeps_the_flags_it_began_with(make_fleet: MakeFleet) -> None:
     """They are stored with the deployment; a change in the middle of a build is for the next one."""
-    from provisiond.inventory import flags
-    from provisiond.inventory.flags import FlagCreate, FlagUpdate
-
     fleet = await make_fleet()
     [host_id] = await fleet.stand(1, None)
     await flags.create(fleet.store, FlagCreate(name="disk", percent=100), actor="user:eva")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from sqlalchemy import select
+
+from provisiond.inventory.resolve import resolve_host
+from provisiond.inventory.tables import Deployment
 from tests.integration.rollouts.conftest import MakeFleet
 
 
@@ -47,8 +51,6 @@ async def test_a_broken_release_stops_at_its_first_step(make_fleet: MakeFleet) -
     assert await fleet.pointer(web) is None
     host_row = after[touched[0]]
     async with fleet.store.read() as session:
-        from provisiond.inventory.resolve import resolve_host
-
         resolved = await resolve_host(session, host_row.id)
     assert await fleet.renderings.current_for(resolved) != bad.id
 
@@ -69,10 +71,6 @@ async def test_a_good_release_arrives_everywhere(make_fleet: MakeFleet) -> None:
     assert view.state == "done", view.why
     after = await fleet.hosts()
     async with fleet.store.read() as session:
-        from sqlalchemy import select
-
-        from provisiond.inventory.tables import Deployment
-
         builds = list((await session.execute(select(Deployment))).scalars())
     made = Counter(b.host_id for b in builds if b.release_id == good.id)
     assert made == Counter(ids)
