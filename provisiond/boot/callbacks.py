@@ -14,6 +14,8 @@ from aiohttp import web
 
 from provisiond.boot.machines import BootWorld
 from provisiond.boot.paths import without_token
+from provisiond.inventory.masking import cut_out
+from provisiond.inventory.resolve import ResolvedHost
 from provisiond.lifecycle import signals
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,16 @@ def text(given: Fields, name: str, limit: int) -> str:
     shown = _CONTROL.sub("?", joined.replace("\r\n", "\n").replace("\x00", ""))
     # installers log their kernel's arguments and the commands they run
     return without_token(shown)[-limit:]
+
+
+def without_secrets(given: Fields, host: ResolvedHost) -> Fields:
+    """The fields without the host's own secret parameters: an installer's log may hold the passphrase of its disks."""
+    return {
+        name: [cut_out(v, host.parameters) for v in value]
+        if isinstance(value, list)
+        else cut_out(value, host.parameters)
+        for name, value in given.items()
+    }
 
 
 def host_keys(given: Fields) -> list[str]:

@@ -281,7 +281,8 @@ class _Door:
         machine = await self._machine(request)
         assert machine.host is not None and machine.host.deployment is not None
         told = callbacks.CALLBACKS[request.match_info["callback"]]
-        await told(self._world, machine.host.deployment.id, await callbacks.fields(request))
+        given = callbacks.without_secrets(await callbacks.fields(request), machine.host)
+        await told(self._world, machine.host.deployment.id, given)
         return _text("ok\n")
 
     async def _give_up(self, machine: Machine, error: Exception) -> None:

@@ -21,6 +21,17 @@ def mask(value: Any, name: str = "") -> Any:
     return "$6$masked$masked" if str(value).startswith("$") else MASK
 
 
+def cut_out(text: str, parameters: Any) -> str:
+    """``text`` without the values of the secret ones among ``parameters``, each line of a value too. Short ones (under 6
+    characters) are left: they would be found everywhere."""
+    found = {
+        line for value in secret_values(parameters) for line in (value, *value.splitlines()) if len(line) >= 6
+    }
+    for value in sorted(found, key=len, reverse=True):
+        text = text.replace(value, MASK)
+    return text
+
+
 def secret_values(value: Any, name: str = "") -> Iterator[str]:
     """Every text within ``value`` that ``mask`` would mask."""
     if isinstance(value, dict):
