@@ -31,12 +31,21 @@ class Invalid(ProvisiondError):
         super().__init__("; ".join(f"{f.field}: {f.message}" for f in fields))
 
 
+_LISTINGS = {  # the command that lists a noun, where it is not 'NOUN list'
+    "shadow run": "release shadow list",
+    "parameter": "parameters",
+    "deployment": "deployment list HOST",
+    "file": "deployment show HOST NUMBER",
+}
+
+
 class NotFound(ProvisiondError):
     """There is no such thing. HTTP 404."""
 
     def __init__(self, noun: str, name: str) -> None:
         self.noun, self.name = noun, name
-        super().__init__(f"there is no {noun} {name!r}; 'provisionctl {noun} list' shows those there are")
+        listing = _LISTINGS.get(noun, f"{noun} list")
+        super().__init__(f"there is no {noun} {name!r}; 'provisionctl {listing}' shows those there are")
 
 
 class Conflict(ProvisiondError):

@@ -13,13 +13,14 @@ from rich.syntax import Syntax
 
 from provisiond.ctl.client import place
 from provisiond.ctl.common import done, given, session, usage
-from provisiond.ctl.output import Format, show_list, show_one, stderr, stdout
+from provisiond.ctl.output import Format, age, show_list, show_one, stderr, stdout
 
 app = typer.Typer(
     help="Releases of templates: immutable sets, one of which is current.", no_args_is_help=True
 )
 
 LONG = 900.0  # seconds an import or many rebuilds may take
+SHOWN = 5  # hosts named of those that a difference has in common; JSON names up to 100
 Release = Annotated[
     str, typer.Argument(help="12 or #12, the beginning of its digest (6 digits or more), or 'current'.")
 ]
@@ -86,17 +87,21 @@ def list_(context: typer.Context) -> None:
     items = here.client.every("/releases")
     if here.format is Format.TABLE:
         items = [
-            {**i, "digest": i["digest"][:12], "commit": (i["git_commit"] or "")[:12], "message": i["message"].partition("\n")[0]}
+            {
+                **i,
+                "age": age(i["created_at"]),
+                "digest": i["digest"][:12],
+                "commit": (i["git_commit"] or "")[:12],
+                "message": i["message"].partition("\n")[0],
+            }
             for i in items
-        ]  # fmt: skip
+        ]
     columns = (
         "number",
         "digest",
         "current",
-        "source",
         "commit",
-        "created_at",
-        "imported_by",
+        "age",
         "problems",
         "message",
     )
@@ -222,7 +227,7 @@ def diff(
     for entry in found["templates"]:
         _print_diff(entry["text"])
     for entry in found["rendered"]:
-        names = ", ".join(entry["hosts"]) + (" ..." if entry["count"] > len(entry["hosts"]) else "")
+        names = ", ".join(entry["hosts"][:SHOWN]) + (", ..." if entry["count"] > SHOWN else "")
         title = f"{entry['count']} host{'s' if entry['count'] != 1 else ''}, {entry['template']}: {names}"
         stdout().print(f"[bold]{escape(title)}[/]")
         _print_diff(entry["text"])
@@ -247,8 +252,12 @@ def _read(directory: Path) -> dict[str, str]:
             raise usage(f"{path} is a link that leads out of {directory}")
         try:
             found[path.relative_to(root).as_posix()] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise usage(f"cannot read {path}: {error}") from None
+        except UnicodeDecodeError as error:
+            raise usage(
+                f"{path} is no UTF-8 text, from its byte {error.start} on; nothing was sent"
+            ) from None
+        except OSError as error:
+            raise usage(f"cannot read {path}: {error.strerror}; nothing was sent") from None
     if not any(path.endswith(".j2") for path in found):
         raise usage(f"there is no template (*.j2) below {directory}")
     return found

@@ -74,7 +74,9 @@ def run(
     ] = None,
     wait: Wait = True,
 ) -> None:
-    """Render it for every host beside what is current, and say what would change and what would fail. Ends with 1 where hosts would fail."""
+    """Render it for every host beside what is current, and say what would change and what would fail.
+
+    Ends with 1 where hosts would fail that do not fail already."""
     here = session(context)
     body = given(release=release, group=group, validate_results=not no_validate, boot=boot, on=on)
     begun = here.client.post(RUNS, body)

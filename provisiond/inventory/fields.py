@@ -125,13 +125,27 @@ def described(shape: type[BaseModel]) -> Callable[[dict[str, Any]], dict[str, An
         try:
             shape.model_validate(value)
         except ValidationError as error:
-            wrong = [
-                (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()
-            ]
+            wrong = [(".".join(map(str, e["loc"])), _said(e["type"], e["msg"])) for e in error.errors()]
             raise ValueError("; ".join(f"{at}: {said}" if at else said for at, said in wrong)) from None
         return value
 
     return check
+
+
+_KINDS = {
+    "extra_forbidden": "unknown key",
+    "missing": "is required",
+    "list_type": "must be a list",
+    "string_type": "must be a text",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+}
+
+
+def _said(kind: str, message: str) -> str:
+    text = _KINDS.get(kind, message.removeprefix("Value error, "))
+    return "must" + text.removeprefix("Input should") if text.startswith("Input should") else text
 
 
 def _host_name(text: str) -> str:

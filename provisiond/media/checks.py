@@ -179,6 +179,10 @@ def treeinfo(text: bytes, where: str, arch: str) -> Expected:
         parser.read_string(text.decode())
         own = parser.get("tree", "arch", fallback=parser.get("general", "arch", fallback=arch))
         rows = dict(parser.items("checksums"))
+    except configparser.NoSectionError as error:
+        raise MediaError(
+            f"{where}/.treeinfo lists no [checksums] for its files; take a whole tree or ISO of the distribution"
+        ) from error
     except (configparser.Error, UnicodeDecodeError) as error:
         raise MediaError(f"{where}/.treeinfo cannot be read: {type(error).__name__}") from error
     if own != arch:

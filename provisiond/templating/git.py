@@ -306,9 +306,11 @@ async def _talk(process: asyncio.subprocess.Process, given: bytes) -> tuple[byte
     too_much = False
 
     async def feed(into: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            into.write(given)
-            await into.drain()
+        # a git that needs nothing may have ended already; uvloop then refuses to write, and with a RuntimeError
+        with suppress(ConnectionError, RuntimeError):
+            if given:
+                into.write(given)
+                await into.drain()
         into.close()
 
     async def drain_out(source: asyncio.StreamReader) -> None:

@@ -90,6 +90,9 @@ class Poller:
         except ProvisiondError as error:
             failure = str(error)[:8192]
             log.warning("source.failed", source=row.name, error=failure[:300])
+        except Exception:  # it is written down, and the source is due again in its time, as after any failure
+            failure = "an unforeseen error; the daemon's log says more ('source.broke')"
+            log.exception("source.broke", source=row.name)
 
         async def work(session: AsyncSession) -> None:
             now = await self._store.now(session)

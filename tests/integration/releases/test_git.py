@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from provisiond.templating.git import Git, GitError, Limits, Repository, wrong_ref, wrong_url
 from provisiond.templating.imports import belongs
@@ -186,3 +187,25 @@ async def test_refs_that_are_none(
     assert wrong_ref(ref)
     with pytest.raises(GitError, match="is no name of a branch"):
         await opened(over("file", made, request), tmp_path).fetch(ref)
+
+
+def test_git_that_ends_at_once_under_uvloop(made: Made, tmp_path: Path) -> None:
+    """The daemon's event loop refuses to write to a git that has ended; what git said comes back all the same."""
+
+    async def ask() -> list[str]:
+        said = []
+        for number in range(20):
+            git = Git(over_file(made), tmp_path / f"cache{number}", tmp_path / "run")
+            try:
+                await git.fetch("nobranch")
+            except GitError as error:
+                said.append(str(error))
+        return said
+
+    said = uvloop.run(ask())
+    assert len(said) == 20 and all("no branch, tag or commit 'nobranch'" in one for one in said)
+
+
+def over_file(made: Made) -> Repository:
+    """The repository by its path."""
+    return Repository(f"file://{made.path}", directories=[made.path.parent])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from provisiond.templating.git import Git
 from provisiond.templating.polling import Poller
 from tests.integration.doors import Doors, open_doors
 from tests.integration.releases.repository import Repository, make_repository
@@ -168,6 +169,20 @@ async def test_polling(doors: Doors, repository: Repository, poller: Poller) -> 
         if e["kind"].startswith("source.")
     ]
     assert kinds == ["source.created", "source.failed"]
+
+
+async def test_a_fault_while_looking_is_written_down(
+    doors: Doors, repository: Repository, poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever breaks, the source says so and is due again in its time: nobody waits for an answer that never comes."""
+
+    async def broken(*_: object) -> str:
+        raise RuntimeError("the handler is closed")
+
+    monkeypatch.setattr(Git, "newest", broken)
+    await doors.call("POST", "/template-sources", source(repository, poll_seconds=3600))
+    found = await seen(doors)
+    assert "unforeseen" in found["failure"] and found["due_at"] > found["polled_at"]
 
 
 async def test_several_daemons_poll_once(doors: Doors, repository: Repository) -> None:

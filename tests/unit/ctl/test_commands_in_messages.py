@@ -8,6 +8,7 @@ from pathlib import Path
 import typer.main
 
 from provisiond.ctl.app import app
+from provisiond.errors import NotFound
 
 ROOT = Path(__file__).parents[3]
 NAMED = re.compile(r"provisionctl ([a-z]+) ([a-z-]+)")
@@ -49,3 +50,21 @@ def test_commands_in_messages_exist() -> None:
                 ):
                     wrong.append(f"{path.relative_to(ROOT)}:{number}: provisionctl {' '.join(pair)}")
     assert wrong == []
+
+
+def test_listings_of_what_is_not_found_exist() -> None:
+    """'There is no X' sends to a command that lists them, for each noun that is said so."""
+    nouns = set()
+    for path in (ROOT / "provisiond").rglob("*.py"):
+        nouns |= set(re.findall(r'NotFound\("([a-z ]+)"', path.read_text()))
+    assert {"release", "shadow run", "parameter"} <= nouns
+    top = typer.main.get_command(app)
+    for noun in nouns:
+        said = re.search(r"'provisionctl ([a-zA-Z ]+)' shows", str(NotFound(noun, "x")))
+        assert said, noun
+        command = top
+        for word in said[1].split():
+            if word.isupper():
+                break
+            assert word in command.commands, said[0]  # type: ignore[attr-defined]
+            command = command.commands[word]  # type: ignore[attr-defined]

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from provisiond.inventory.fields import check_parameters, is_placeholder_serial, parse_mac
+from provisiond.inventory.fields import check_parameters, described, is_placeholder_serial, parse_mac
 from provisiond.inventory.shapes import HostCreate, HostUpdate, bmc_url, parse_bmc_url
+from provisiond.inventory.storage import Storage
 
 _macs = st.binary(min_size=6, max_size=6).filter(lambda b: any(b) and not b[0] & 1)
 
@@ -205,3 +206,14 @@ def test_one_card_or_several() -> None:
         HostCreate.model_validate({"name": "a1", "mac": "52:54:00:00:00:01", "interfaces": []})
     with pytest.raises(ValidationError, match="only one"):
         HostCreate.model_validate({"name": "a1", "interfaces": [{"primary": True}, {"primary": True}]})
+
+
+def test_every_wrong_place_of_a_description_in_plain_words() -> None:
+    """Unknown keys and wrong shapes are said in the words of a YAML file, not of a Python library."""
+    wrong = {"layout": "lvmm", "disk": 7, "keep": "/dev/sda", "colour": "red"}
+    with pytest.raises(ValueError, match="unknown key") as caught:
+        described(Storage)(wrong)
+    said = str(caught.value)
+    assert "disk: must be a mapping" in said
+    assert "layout: must be 'plain' or 'lvm'" in said and "keep: must be a list" in said
+    assert "Input should" not in said and "instance of" not in said

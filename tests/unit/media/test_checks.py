@@ -40,6 +40,12 @@ def test_broken_treeinfo(text: bytes) -> None:
         treeinfo(text, "here", "x86_64")
 
 
+def test_treeinfo_without_checksums_says_what_to_take() -> None:
+    """The message names what is missing and what to do, not a Python exception."""
+    with pytest.raises(MediaError, match=r"lists no \[checksums\].*take a whole tree"):
+        treeinfo(b"[general]\narch = x86_64\n", "here", "x86_64")
+
+
 def test_treeinfo_of_another_architecture() -> None:
     """A tree for another machine is refused, with the option that would take it."""
     with pytest.raises(MediaError, match="--arch x86_64"):
