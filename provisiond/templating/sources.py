@@ -100,6 +100,7 @@ class Sources:
 
     def __init__(self, store: Store, box: SecretBox, settings: Settings) -> None:
         self._store, self._box, self._settings = store, box, settings
+        self._reading: dict[str, asyncio.Lock] = {}  # by the source's id
 
     async def list_all(self) -> list[SourceView]:
         async with self._store.connect() as connection:
@@ -197,8 +198,10 @@ class Sources:
         if row.kind == "directory":
             return await asyncio.to_thread(self._read_directory, row)
         git = self._git(row)
-        commit = await git.fetch(row.ref if ref is None else ref)
-        files = await git.files(commit.sha, row.subdirectory, belongs)
+        # one bare copy for each source: two fetches at once would take each other's commit away
+        async with self._reading.setdefault(row.id, asyncio.Lock()):
+            commit = await git.fetch(row.ref if ref is None else ref)
+            files = await git.files(commit.sha, row.subdirectory, belongs)
         return files, Origin(row.name, commit.sha, commit.author, commit.message)
 
     async def import_from(

@@ -80,6 +80,17 @@ async def test_import_from_a_source(doors: Doors, repository: Repository) -> Non
     assert status == 422 and "no branch, tag or commit 'nowhere'" in problem["errors"][0]["message"]
 
 
+async def test_imports_at_once(doors: Doors, repository: Repository) -> None:
+    """Several that import the source, and an older commit of it, in the same moment all get what they asked for."""
+    first = repository.git("rev-parse", "HEAD")
+    second = repository.commit("echo two\n", "second")
+    await doors.call("POST", "/template-sources", source(repository))
+    asked = [{"source": "ours"}, {"source": "ours", "ref": first}] * 4
+    answers = await asyncio.gather(*(doors.call("POST", "/releases", body) for body in asked))
+    assert [told.get("git_commit", told) for _, told in answers] == [second, first] * 4
+    assert len(await releases(doors)) == 3
+
+
 async def test_a_directory(doors: Doors, repository: Repository) -> None:
     """A directory is read as it lies; a clean checkout has its commit."""
     body = {"name": "ours", "kind": "directory", "location": str(repository.path)}
