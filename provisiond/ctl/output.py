@@ -98,7 +98,7 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if name == "state_since":
         return age(str(value))
-    if name.endswith("_at"):
+    if name.endswith("_at") or name in ("at", "step_since", "window_until"):
         return str(value)[:19].replace("T", " ")
     if isinstance(value, dict):
         return escape(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip()) if value else "-"
