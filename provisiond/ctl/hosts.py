@@ -61,7 +61,9 @@ Subnet = Annotated[str | None, typer.Option(help="Subnet an address is taken fro
 Ip = Annotated[str | None, typer.Option(help="Address; without it one is taken from the subnet's pools.")]
 Domain = Annotated[str | None, typer.Option(help="DNS domain.")]
 Firmware = Annotated[str | None, typer.Option(help="bios or uefi.")]
-Method = Annotated[str | None, typer.Option(help="How it is built: image or installer.")]
+Method = Annotated[
+    str | None, typer.Option(help="How it is built: image or installer. Default: by what it has.")
+]
 Handover = Annotated[
     str | None, typer.Option(help="Configuration management it is handed to: ansible, script, none.")
 ]

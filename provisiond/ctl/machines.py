@@ -15,7 +15,12 @@ hypervisor = noun(
 )
 flavor = noun("flavor", "/flavors", ("name", "vcpus", "memory_mib", "disk_gib"), plural="flavors")
 
-Driver = Annotated[str | None, typer.Option(help="Compute driver: libvirt.")]
+Driver = Annotated[
+    str | None,
+    typer.Option(
+        help="Compute driver: libvirt, or fake for machines that are only noted down. Default: by the URI."
+    ),
+]
 Pool = Annotated[str | None, typer.Option(help="Storage pool for disks.")]
 Bridge = Annotated[str | None, typer.Option(help="Bridge its network cards go on.")]
 Network = Annotated[str | None, typer.Option(help="libvirt network its network cards go on.")]

@@ -105,6 +105,8 @@ async def check_plans(session: AsyncSession, plans: Sequence[Plan]) -> dict[str,
                 row[f"{noun}_id"] = names.ids[noun].get(wanted)
         path = paths.get(row["group_id"], ())
         plan.cards = wanted_cards(plan.path, row["id"], spec)
+        if spec.method is None:
+            row["method"] = _usual_method(spec, path)
         if not spec.on and not spec.bmc and not any(card.mac for card in plan.cards):
             row["hypervisor_id"] = _inherited(path, "hypervisor_id")
         virtual = bool(spec.on or row["hypervisor_id"])
@@ -142,6 +144,14 @@ async def check_plans(session: AsyncSession, plans: Sequence[Plan]) -> dict[str,
     if errors:
         raise Invalid(errors)
     return pools
+
+
+def _usual_method(spec: HostCreate, path: Sequence[Any]) -> str:
+    """How a host is built that does not say it: by what it was given itself, else by what its groups give it."""
+    if spec.image or spec.medium:
+        return "image" if spec.image else "installer"
+    only_medium = _inherited(path, "medium_id") and not _inherited(path, "image_id")
+    return "installer" if only_medium else "image"
 
 
 def references(spec: HostCreate | HostUpdate, given: set[str] | None) -> list[tuple[str, str]]:

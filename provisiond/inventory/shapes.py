@@ -202,7 +202,9 @@ class HostCreate(_HostSettings):
     comment: Line = ""
     architecture: Architecture = "x86_64"
     firmware: Firmware = "bios"
-    method: Method = "image"
+    method: Method | None = Field(
+        None, description="How it is built; left out, by what it has: an image, or a medium's installer."
+    )
     parameters: Parameters = Field(default_factory=dict)
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first where work has to wait.")
     build: bool = Field(False, description="Build it as soon as it is ready.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Optional
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from provisiond.inventory.fields import AddressRange, Cidr, DomainName, Ip, Line, Name, Parameters, Word
 from provisiond.inventory.network import NetworkDescription
@@ -111,11 +111,21 @@ class Hypervisor(Request):
     """A place virtual machines are made; their network cards go to ``bridge`` or, without one, to ``network``."""
 
     name: Name
-    driver: Annotated[Word, Field(min_length=1, max_length=32)] = "libvirt"
+    driver: Annotated[Word, Field(min_length=1, max_length=32)] = Field(
+        "libvirt", description="Compute driver; fake where the URI begins with fake://."
+    )
     uri: Annotated[Line, Field(min_length=1)]
     pool: Annotated[Word, Field(min_length=1)] = "default"
     bridge: Annotated[Word, Field(max_length=64)] | None = None
     network: Word | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _driver_by_uri(cls, given: Any) -> Any:
+        """``fake://`` can mean one driver only; libvirt would try it for ever."""
+        if isinstance(given, dict) and str(given.get("uri", "")).startswith("fake://"):
+            return {"driver": "fake", **given}
+        return given
 
 
 class Flavor(Request):

@@ -54,7 +54,9 @@ def test_what_is_installed_has_every_template() -> None:
     """pyproject.toml names each directory of templates, so that an installed provisiond has them all."""
     files = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
     taken = {path for globs in files.values() for pattern in globs for path in ROOT.glob(pattern)}
-    there = {p for p in (ROOT / "templates").rglob("*") if p.suffix in (".j2", ".yaml")} | {ROOT / "pxe/loaders.toml"}
+    there = {p for p in (ROOT / "templates").rglob("*") if p.suffix in (".j2", ".yaml")} | {
+        ROOT / "pxe/loaders.toml"
+    }
     assert taken - set((ROOT / "packaging").iterdir()) == there
 
 

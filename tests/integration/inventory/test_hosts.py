@@ -15,6 +15,7 @@ from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.shapes import HostCreate, HostUpdate
 from provisiond.inventory.store import EVENTS, HOSTS, Store
 from provisiond.inventory.tables import Address, Bmc, Host, table, utcnow
+from tests.integration.inventory.test_catalogue import FIRST
 
 _host, _bmc, _address = table(Host), table(Bmc), table(Address)
 
@@ -288,3 +289,32 @@ async def test_delete_leaves_the_history(filled: Store, box: SecretBox) -> None:
         await get_host(filled, "web01")
     with pytest.raises(NotFound):
         await delete_host(filled, "web01", actor="t")
+
+
+async def test_the_method_is_by_what_a_host_has(store: Store, box: SecretBox) -> None:
+    """Its own image or medium first, then its groups'; an image where nothing or both are there."""
+    for noun, fields in FIRST.items():
+        if noun != "group":
+            await make(store, noun, **fields)
+    await make(store, "group", name="installed", medium=FIRST["medium"]["name"])
+    await make(store, "group", name="written", parent="installed", image=FIRST["image"]["name"])
+    wanted = {
+        "plain": ({}, "image"), "installed": ({"group": "installed"}, "installer"), "written": ({"group": "written"}, "image"),
+        "own-medium": ({"group": "written", "medium": FIRST["medium"]["name"]}, "installer"),
+        "own-image": ({"group": "installed", "image": FIRST["image"]["name"]}, "image"),
+        "said": ({"group": "installed", "method": "image"}, "image"),
+    }  # fmt: skip
+    specs = [
+        HostCreate.model_validate({"name": name, "mac": f"52:54:00:00:07:{n:02x}", **fields})
+        for n, (name, (fields, _)) in enumerate(wanted.items())
+    ]
+    made = await create_hosts(store, box, specs, actor="t")
+    assert {host.name: host.method for host in made} == {name: method for name, (_, method) in wanted.items()}
+
+
+async def test_a_fake_hypervisor_is_driven_by_the_fake(store: Store) -> None:
+    """Its URI says so; a driver that is named counts."""
+    spec = CATALOGUE["hypervisor"].create
+    assert spec.model_validate({"name": "hv", "uri": "fake://"}).driver == "fake"  # type: ignore[attr-defined]
+    assert spec.model_validate({"name": "hv", "uri": "qemu:///system"}).driver == "libvirt"  # type: ignore[attr-defined]
+    assert spec.model_validate({"name": "hv", "uri": "fake://", "driver": "libvirt"}).driver == "libvirt"  # type: ignore[attr-defined]
