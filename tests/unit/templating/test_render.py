@@ -153,11 +153,11 @@ def test_fail_says_why() -> None:
 
 
 def test_host_values_are_never_templates() -> None:
-    """Jinja in a parameter is text."""
-    assert (
-        render("{{ parameters.zone }}", parameters={"zone": "{{ host.name }}{% raw %}"})
-        == "{{ host.name }}{% raw %}"
-    )
+    """Jinja in a parameter is text, and unquoted it is refused."""
+    zone = "{{ host.name }}{% raw %}"
+    assert render("{{ parameters.zone | yaml }}", parameters={"zone": zone}) == f'"{zone}"'
+    with pytest.raises(RenderError, match="without a filter that quotes it"):
+        render("{{ parameters.zone }}", parameters={"zone": zone})
 
 
 @pytest.mark.parametrize(
