@@ -28,6 +28,7 @@ from provisiond.errors import (
     StaleWrite,
     Unsupported,
 )
+from provisiond.inventory.fields import wrong_places
 from provisiond.media.fetch import MediaError
 
 log = structlog.get_logger(__name__)
@@ -134,11 +135,12 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
     """Pydantic's errors as ours, in sentences and without the offending input (it may be a secret)."""
     found = []
-    for one in error.errors(include_url=False, include_input=False, include_context=False):
+    for one in error.errors(include_url=False, include_input=False):
         path = prefix + ".".join(
             str(part) for part in one["loc"] if not str(part).startswith(("function-", "~"))
         )
-        found.append(FieldError(path.rstrip(".") or "body", _say(one["type"], one["msg"])))
+        for below, said in wrong_places(one) or [("", _say(one["type"], one["msg"]))]:
+            found.append(FieldError(".".join(filter(None, (path.rstrip("."), below))) or "body", said))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
@@ -117,16 +117,34 @@ def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+class WrongPlaces(ValueError):
+    """Several things are wrong within one field: ``places`` are (dotted path below the field, what is wrong)."""
+
+    def __init__(self, places: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{at}: {said}" if at else said for at, said in places))
+        self.places = places
+
+
+def wrong_places(error: Mapping[str, Any]) -> list[tuple[str, str]] | None:
+    """The places of one of pydantic's errors (with its context), if it is a WrongPlaces."""
+    cause = error.get("ctx", {}).get("error")
+    return cause.places if isinstance(cause, WrongPlaces) else None
+
+
 def described(shape: type[BaseModel]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Refuse what ``shape`` refuses, every wrong place in one sentence, and keep the text as it was written."""
+    """Refuse what ``shape`` refuses (WrongPlaces), and keep the text as it was written."""
 
     def check(value: dict[str, Any]) -> dict[str, Any]:
         check_parameters(value)
         try:
             shape.model_validate(value)
         except ValidationError as error:
-            wrong = [(".".join(map(str, e["loc"])), _said(e["type"], e["msg"])) for e in error.errors()]
-            raise ValueError("; ".join(f"{at}: {said}" if at else said for at, said in wrong)) from None
+            wrong = []
+            for one in error.errors():
+                at = ".".join(map(str, one["loc"]))
+                inner = wrong_places(one) or [("", _said(one["type"], one["msg"]))]
+                wrong += [(".".join(filter(None, (at, below))), said) for below, said in inner]
+            raise WrongPlaces(wrong) from None
         return value
 
     return check

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from provisiond.inventory.fields import DomainName, Ip, described
+from provisiond.inventory.fields import DomainName, Ip, WrongPlaces, described
 
 # IFNAMSIZ of the Linux kernel is 16 with the NUL; no slash or blank, and not "." or ".." (net/core/dev.c, dev_valid_name)
 _LINK = re.compile(r"[a-z][a-z0-9_.-]{0,14}")
@@ -196,7 +196,7 @@ class Network(_Part):
         ]
         problems += self._circles()
         if problems:
-            raise ValueError("; ".join(dict.fromkeys(problems)))
+            raise WrongPlaces([("", problem) for problem in dict.fromkeys(problems)])
         return self
 
     def _circles(self) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from provisiond.inventory.fields import described
+from provisiond.inventory.fields import WrongPlaces, described
 
 MIN_DISK_MIB = 8192
 ESP_MIB = 512
@@ -198,7 +198,7 @@ class Storage(_Part):
         else:
             problems = _contradictions(self)
         if problems:
-            raise ValueError("; ".join(problems))
+            raise WrongPlaces([("", problem) for problem in problems])
         return self
 
 

@@ -38,7 +38,7 @@ def disk(*partitions: dict[str, Any], name: str = "a", match: Any = "first") -> 
 @pytest.mark.parametrize(
     ("described", "said"),
     [
-        ({"layout": "zfs"}, "layout: Input should be 'plain' or 'lvm'"),
+        ({"layout": "zfs"}, "layout: must be 'plain' or 'lvm'"),
         ({"swap": "1 GB"}, "'1 GB' is not a size such as 512MiB"),
         ({"swap": "rest"}, "swap is a size, not 'rest'"),
         ({"disk": "/dev/../etc"}, "is not a device such as /dev/vda"),
