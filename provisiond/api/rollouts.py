@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from provisiond.api.deps import ApiDeps
 from provisiond.api.hosts import Page
 from provisiond.api.idempotency import Remembered
-from provisiond.api.routing import Answer, Once, Route
-from provisiond.errors import Conflict, NotFound
+from provisiond.api.routing import Answer, Once, Route, number_of
+from provisiond.errors import Conflict
 from provisiond.inventory.access import Principal
 from provisiond.inventory.shapes import EventView, Request
 from provisiond.rollouts import requests
@@ -50,30 +50,26 @@ async def list_rollouts(deps: ApiDeps, query: RolloutQuery) -> Page[RolloutSumma
 
 async def show_rollout(deps: ApiDeps, number: str) -> RolloutView:
     """With the numbers of this moment."""
-    return await requests.show(deps.store, _number(number))
+    return await requests.show(deps.store, number_of("rollout", number))
 
 
 async def act_on_rollout(
     deps: ApiDeps, number: str, verb: str, body: RolloutVerb, who: Principal
 ) -> RolloutView:
     """pause, resume, approve, back or cancel."""
-    return await requests.act(deps.store, _number(number), verb, actor=who.actor, reason=body.reason)
+    return await requests.act(
+        deps.store, number_of("rollout", number), verb, actor=who.actor, reason=body.reason
+    )
 
 
 async def show_rollout_report(deps: ApiDeps, number: str) -> RolloutReport:
     """Opened once, when it went back: which gate, the numbers, the hosts that failed and the tails of their logs."""
-    return await requests.report(deps.store, _number(number))
+    return await requests.report(deps.store, number_of("rollout", number))
 
 
 async def show_rollout_history(deps: ApiDeps, number: str) -> Page[EventView]:
     """Its own lines of the history."""
-    return Page(items=await requests.past(deps.store, _number(number)))
-
-
-def _number(text: str) -> int:
-    if not text.isdigit() or len(text) > 9:
-        raise NotFound("rollout", text)
-    return int(text)
+    return Page(items=await requests.past(deps.store, number_of("rollout", number)))
 
 
 ROUTES: list[Route] = [

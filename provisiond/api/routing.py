@@ -21,7 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from provisiond.api.problems import Refused, field_errors, problem_response
-from provisiond.errors import Denied, FieldError, Invalid
+from provisiond.errors import Denied, FieldError, Invalid, NotFound
 
 T = TypeVar("T")
 Role = Literal["viewer", "operator", "admin"]
@@ -241,6 +241,13 @@ async def _read_json(request: web.Request) -> bytes:
     if too_deep(raw):
         raise Refused(400, f"the JSON is nested deeper than {MAX_DEPTH} levels, or its brackets do not match")
     return raw
+
+
+def number_of(noun: str, text: str) -> int:
+    """The number in a path such as /rollouts/12. Raises NotFound where it is none."""
+    if not text.isdigit() or len(text) > 9:
+        raise NotFound(noun, text)
+    return int(text)
 
 
 def _json_message(error: ValidationError) -> str:

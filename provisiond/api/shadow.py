@@ -8,8 +8,7 @@ from pydantic import Field
 
 from provisiond.api.deps import ApiDeps
 from provisiond.api.hosts import Page
-from provisiond.api.routing import Route
-from provisiond.errors import NotFound
+from provisiond.api.routing import Route, number_of
 from provisiond.inventory.access import Principal
 from provisiond.inventory.fields import Line, Name, Word
 from provisiond.inventory.shapes import Request
@@ -54,18 +53,18 @@ async def list_shadow_runs(deps: ApiDeps) -> Page[ShadowRunSummary]:
 
 async def show_shadow_run(deps: ApiDeps, number: str) -> ShadowRunView:
     """With the differences that its hosts have in common, the most common first, and why hosts would fail."""
-    return await shadow_report.show_run(deps.store, _number(number))
+    return await shadow_report.show_run(deps.store, number_of("shadow run", number))
 
 
 async def show_shadow_progress(deps: ApiDeps, number: str) -> ShadowRunSummary:
     """How far it is, without what it found."""
-    return await shadow_report.show_summary(deps.store, _number(number))
+    return await shadow_report.show_summary(deps.store, number_of("shadow run", number))
 
 
 async def list_shadow_hosts(deps: ApiDeps, number: str, query: ShadowHostQuery) -> Page[ShadowHost]:
     """In order of their names."""
     items = await shadow_report.list_hosts(
-        deps.store, _number(number), outcome=query.outcome, difference=query.difference, limit=query.limit, cursor=query.cursor
+        deps.store, number_of("shadow run", number), outcome=query.outcome, difference=query.difference, limit=query.limit, cursor=query.cursor
     )  # fmt: skip
     more = len(items) == query.limit
     return Page(items=items, next=items[-1].host if more else None)
@@ -73,20 +72,14 @@ async def list_shadow_hosts(deps: ApiDeps, number: str, query: ShadowHostQuery) 
 
 async def cancel_shadow_run(deps: ApiDeps, number: str, who: Principal) -> ShadowRunSummary:
     """Within two seconds nothing is rendered any more; what it has found stays."""
-    await shadow_requests.cancel(deps.store, _number(number), actor=who.actor)
-    return await shadow_report.show_summary(deps.store, _number(number))
+    await shadow_requests.cancel(deps.store, number_of("shadow run", number), actor=who.actor)
+    return await shadow_report.show_summary(deps.store, number_of("shadow run", number))
 
 
 async def resume_shadow_run(deps: ApiDeps, number: str, who: Principal) -> ShadowRunSummary:
     """A cancelled or failed run goes on after the last host it has settled."""
-    await shadow_requests.resume(deps.store, _number(number), actor=who.actor)
-    return await shadow_report.show_summary(deps.store, _number(number))
-
-
-def _number(text: str) -> int:
-    if not text.isdigit() or len(text) > 9:
-        raise NotFound("shadow run", text)
-    return int(text)
+    await shadow_requests.resume(deps.store, number_of("shadow run", number), actor=who.actor)
+    return await shadow_report.show_summary(deps.store, number_of("shadow run", number))
 
 
 ROUTES: list[Route] = [

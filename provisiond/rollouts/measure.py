@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from provisiond.inventory.release_tables import EVERYWHERE, RolloutHost
 from provisiond.inventory.tables import Deployment, Host, HostGroup, table
@@ -75,10 +75,8 @@ class Facts:
 async def measure(session: AsyncSession, rollout: Any) -> Facts:
     """Look at the rollout (its row) as it stands now."""
     connection = await session.connection()
-    parents = {
-        row.id: row.parent_id for row in await connection.execute(select(_group.c.id, _group.c.parent_id))
-    }
     place = rollout.group_id or EVERYWHERE
+    parents = await _parents(connection)
     if place != EVERYWHERE and place not in parents:
         return Facts({}, group_gone=True)
     paths = {group: _path(group, parents) for group in parents}
@@ -208,10 +206,8 @@ def _counted(
 async def to_go_back(session: AsyncSession, rollout: Any) -> Facts:
     """For one that goes back: ``askable`` are hosts that got, or are getting, its release by it, and were not asked to go back yet."""
     connection = await session.connection()
-    parents = {
-        row.id: row.parent_id for row in await connection.execute(select(_group.c.id, _group.c.parent_id))
-    }
     place = rollout.group_id or EVERYWHERE
+    parents = await _parents(connection)
     if place != EVERYWHERE and place not in parents:
         return Facts({}, group_gone=True)
     if not rollout.rebuild_back or not rollout.work.get("since"):
@@ -257,6 +253,12 @@ async def _with_tails(session: AsyncSession, failing: Sequence[Failing]) -> list
 def stands(host: Any) -> bool:
     """Whether the host has failed and nobody tries again by itself."""
     return host.failure is not None and host.due_at is None
+
+
+async def _parents(connection: AsyncConnection) -> dict[str, str | None]:
+    """The id of every group, with its parent's."""
+    found = await connection.execute(select(_group.c.id, _group.c.parent_id))
+    return {row.id: row.parent_id for row in found}
 
 
 def _path(group: str | None, parents: Mapping[str, str | None]) -> tuple[str, ...]:
