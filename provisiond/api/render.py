@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
 from provisiond.api.deps import ApiDeps
 from provisiond.api.routing import Route
+from provisiond.api.templates import resolved
 from provisiond.errors import Denied, NotFound, RenderError
 from provisiond.inventory import history
 from provisiond.inventory.access import Principal
 from provisiond.inventory.explain import DESCRIPTIONS, places_of_description, places_of_parameter, reach
 from provisiond.inventory.fields import HostName, Line, Parameters
-from provisiond.inventory.hosts import get_host
 from provisiond.inventory.masking import MASK, mask
 from provisiond.inventory.parameters import merge
-from provisiond.inventory.resolve import ResolvedHost, resolve_host
+from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.shapes import Request, View
 from provisiond.inventory.store import EVENTS
 from provisiond.templating.context import BootFiles, BuildUrls, build_context
@@ -83,10 +82,10 @@ async def render(deps: ApiDeps, body: RenderRequest, who: Principal) -> Rendered
     """The exact text, but for the build's token and parameters that are secrets by their names: those are masked unless asked for."""
     if body.secrets and who.role != "admin":
         raise Denied("only an admin may see secrets; render without them", authenticated=True)
-    host = await _resolve(deps, body.host)
+    host = await resolved(deps, body.host)
     renderer, release_id = await _renderer(deps, host, body.release)
     values = merge([("", host.parameters), ("", body.parameters)]).values
-    host = replace(host, merged=replace(host.merged, values=values if body.secrets else mask(values)))
+    host = host.with_parameters(values if body.secrets else mask(values))
     token = deps.box.decrypt(host.deployment.secret_seed) if body.secrets and host.deployment else MASK
     if host.deployment is None:
         host = in_build(host, release_id)
@@ -111,7 +110,7 @@ async def render(deps: ApiDeps, body: RenderRequest, who: Principal) -> Rendered
 
 async def explain(deps: ApiDeps, name: str, parameter: str) -> Explained:
     """Every place that sets it, the weakest first; how templates declare it; who describes `storage` and `network`. Secrets are masked."""
-    host = await _resolve(deps, name)
+    host = await resolved(deps, name)
     async with deps.store.read() as session:
         if parameter in DESCRIPTIONS:
             places = await places_of_description(session, host, parameter)
@@ -175,14 +174,7 @@ async def _renderer(deps: ApiDeps, host: ResolvedHost, said: str | None) -> tupl
 def _template(renderer: Renderer, host: ResolvedHost, kind: str) -> str:
     if kind in renderer.catalogue.files:
         return kind
-    system = host.operating_system
-    return renderer.find(kind, *((system.family, system.version) if system else ("", "")))
-
-
-async def _resolve(deps: ApiDeps, name: str) -> ResolvedHost:
-    view = await get_host(deps.store, name)
-    async with deps.store.read() as session:
-        return await resolve_host(session, view.id)
+    return renderer.find(kind, *host.family_version)
 
 
 async def _note(deps: ApiDeps, host: ResolvedHost, who: Principal, template: str) -> None:

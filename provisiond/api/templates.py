@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from provisiond.api.deps import ApiDeps
@@ -64,18 +63,19 @@ async def show_template(deps: ApiDeps, id: str) -> TemplateText:
 
 async def show_parameters(deps: ApiDeps, name: str) -> MergedParameters:
     """What the templates and the handover see, merged from everywhere, and from where each value came."""
-    host = _masked(await _resolve(deps, name))
+    host = _masked(await resolved(deps, name))
     return MergedParameters(values=host.merged.values, origins=host.merged.origins)
 
 
-async def _resolve(deps: ApiDeps, name: str) -> ResolvedHost:
+async def resolved(deps: ApiDeps, name: str) -> ResolvedHost:
+    """The host of that name or id with all it refers to. Raises NotFound."""
     view = await get_host(deps.store, name)
     async with deps.store.read() as session:
         return await resolve_host(session, view.id)
 
 
 def _masked(host: ResolvedHost) -> ResolvedHost:
-    return replace(host, merged=replace(host.merged, values=mask(dict(host.merged.values))))
+    return host.with_parameters(mask(host.parameters))
 
 
 def _facts(catalogue: Catalogue, path: str) -> dict[str, Any]:

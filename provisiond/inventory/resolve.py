@@ -144,6 +144,16 @@ class ResolvedHost:
         """The template release its deployment is pinned to."""
         return self.deployment.release_id if self.deployment else None
 
+    @property
+    def family_version(self) -> tuple[str, str]:
+        """Family and version of its operating system, by which templates are found; empty texts where it has none."""
+        system = self.operating_system
+        return (system.family, system.version) if system else ("", "")
+
+    def with_parameters(self, values: dict[str, Any]) -> ResolvedHost:
+        """The same with other parameters, such as masked ones."""
+        return replace(self, merged=replace(self.merged, values=values))
+
     def with_row(self, **columns: Any) -> ResolvedHost:
         """The same with other values in the host's row."""
         return replace(self, row=cast(Host, SimpleNamespace(**{**vars(self.row), **columns})))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,9 +26,9 @@ from provisiond.rollouts.shadow_diff import (
     secrets_of,
     shape,
 )
-from provisiond.templating.context import BuildUrls, build_context
+from provisiond.templating.context import BuildUrls
 from provisiond.templating.current import Standing, release_for
-from provisiond.templating.release import in_build, tried_boot
+from provisiond.templating.release import in_build, tried_contexts
 from provisiond.templating.render import Renderer
 from provisiond.templating.served import kinds_served, needs_boot_files
 from provisiond.templating.validators import validate_many
@@ -144,7 +144,7 @@ class Comparer:
         except RenderError as error:
             self._fail(seen, found, error.template, blank(error.reason, own), already=True)
             return seen
-        contexts = self._contexts(host)
+        contexts = tried_contexts(host, self._urls, self._keys, next_build=True)
         for kind, kind_before in zip(kinds, kinds_before, strict=True):
             after = _render(new, kind, host, contexts[needs_boot_files(kind)])
             same = kind == kind_before and self._whole(new_id, kind, host) == self._whole(old_id, kind, host)
@@ -171,12 +171,6 @@ class Comparer:
                 self._wait(waiting, host, kind, after, own, seen, unchanged=before.text == after.text)
         return seen
 
-    def _contexts(self, host: ResolvedHost) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What templates see, without and with ``boot``."""
-        boot = tried_boot(host, self._urls)
-        whole = build_context(host, self._urls, authorized_keys=self._keys, boot=boot, next_build=True)
-        return {name: value for name, value in whole.items() if name != "boot"}, whole
-
     # --- differences ---------------------------------------------------------------------------------------
 
     def _changed(
@@ -187,8 +181,8 @@ class Comparer:
         blanked = [blank(blank(text.text, own), hidden) for text in texts]
         key = _hash(template, *blanked)
         if key not in self._differences:
-            masked = replace(host, merged=replace(host.merged, values=mask(dict(host.merged.values))))
-            contexts = self._contexts(masked)
+            masked = host.with_parameters(mask(host.parameters))
+            contexts = tried_contexts(masked, self._urls, self._keys, next_build=True)
             shown = [
                 _render(self._renderer_of(release_id), kind, masked, contexts[needs_boot_files(kind)])
                 for release_id, kind in zip((self._current_for(host), self._release_id), kinds, strict=True)
@@ -211,9 +205,9 @@ class Comparer:
 
     def _whole(self, release_id: str, kind: str, host: ResolvedHost) -> str:
         """Stands for the kind's template with all it includes: where two are equal, so is what they make of the same host."""
-        renderer, system = self._renderer_of(release_id), host.operating_system
+        renderer = self._renderer_of(release_id)
         try:
-            template = renderer.find(kind, *((system.family, system.version) if system else ("", "")))
+            template = renderer.find(kind, *host.family_version)
             if (release_id, template) not in self._wholes:
                 files = [(path, renderer.catalogue.files[path]) for path in renderer.with_included(template)]
                 self._wholes[release_id, template] = _hash(*(part for file in files for part in file))
@@ -236,8 +230,7 @@ class Comparer:
         self, waiting: dict[str, _Waiting], host: ResolvedHost, kind: str, after: Text, own: OwnValues, seen: HostFound,
         *, unchanged: bool,
     ) -> None:  # fmt: skip
-        system = host.operating_system
-        family, version = (system.family, system.version) if system else ("", "")
+        family, version = host.family_version
         key = _hash(kind, family, version, shape(own), blank(after.text, own))
         place = waiting.setdefault(key, _Waiting(kind, family, version, after.text, after.template))
         place.users.append((seen, own, unchanged))
@@ -275,7 +268,7 @@ def _render(renderer: Renderer, kind: str, host: ResolvedHost, context: Mapping[
     template = kind
     system = host.operating_system
     try:
-        template = renderer.find(kind, *((system.family, system.version) if system else ("", "")))
+        template = renderer.find(kind, *host.family_version)
         text = renderer.render(template, context)
         return Text(template, text, seconds=time.perf_counter() - begun)
     except NotFound:

@@ -111,26 +111,18 @@ class Renderings:
             raise NotFound("release", release_id)
         return Renderer(await asyncio.to_thread(catalogue_of, release), self._limits)
 
-    async def render(
-        self, host: ResolvedHost, kind: str, urls: BuildUrls, boot: BootFiles | None = None
-    ) -> str:
-        """The text of ``kind`` (kickstart, user-data, ipxe-installer ...) for this host. Raises RenderError."""
-        renderer, template = await self._template(host, kind)
-        return renderer.render(
-            template, build_context(host, urls, authorized_keys=self.authorized_keys, boot=boot)
-        )
-
     async def serve(
         self, host: ResolvedHost, kind: str, urls: BuildUrls, boot: BootFiles | None = None
     ) -> str:
-        """``render`` for the machine itself: that its build was served this is written down (record.py). Raises RenderError."""
+        """The text of ``kind`` (kickstart, user-data, ipxe-installer ...) for the machine; that its build was served it is written down
+        (record.py). Raises RenderError."""
         renderer, template = await self._template(host, kind)
         keys = self.authorized_keys
         text = renderer.render(template, build_context(host, urls, authorized_keys=keys, boot=boot))
         if host.deployment is not None:
 
             def masked() -> str:
-                hidden = replace(host, merged=replace(host.merged, values=mask(dict(host.merged.values))))
+                hidden = host.with_parameters(mask(host.parameters))
                 shown = boot.masked(urls.token) if boot else None
                 context = build_context(hidden, urls.masked(), authorized_keys=keys, boot=shown)
                 return renderer.render(template, context)
@@ -141,11 +133,14 @@ class Renderings:
     async def _template(self, host: ResolvedHost, kind: str) -> tuple[Renderer, str]:
         renderer = await self.renderer_for(host)
         system = host.operating_system
-        family, version = (system.family, system.version) if system else ("", "")
         try:
-            return renderer, renderer.find(kind, family, version)
+            return renderer, renderer.find(kind, *host.family_version)
         except NotFound:
-            what = f"{system.name} ({family} {version})" if system else "a host without an operating system"
+            what = (
+                f"{system.name} ({system.family} {system.version})"
+                if system
+                else "a host without an operating system"
+            )
             raise RenderError(
                 kind, f"there is no {kind} template for {what}, which host {host.name} is to get"
             ) from None
@@ -180,9 +175,20 @@ class Renderings:
         release_id = host.release_id or await self.current_for(host)
         urls = BuildUrls.of(boot_url, "TOKEN")
         checked = host if host.deployment else in_build(host, release_id)
+        contexts = tried_contexts(checked, urls, self.authorized_keys)
         for kind in kinds_served(checked, (await self.renderer(release_id)).catalogue):
-            await self.render(checked, kind, urls, tried_boot(host, urls) if needs_boot_files(kind) else None)
+            renderer, template = await self._template(checked, kind)
+            renderer.render(template, contexts[needs_boot_files(kind)])
         return release_id
+
+
+def tried_contexts(
+    host: ResolvedHost, urls: BuildUrls, authorized_keys: Sequence[str], *, next_build: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What every template of a build sees, made once: without and with ``boot``, for the kinds of ``needs_boot_files``."""
+    boot = tried_boot(host, urls)
+    whole = build_context(host, urls, authorized_keys=authorized_keys, boot=boot, next_build=next_build)
+    return {name: value for name, value in whole.items() if name != "boot"}, whole
 
 
 def tried_boot(host: ResolvedHost, urls: BuildUrls) -> BootFiles:

@@ -211,7 +211,7 @@ async def test_renderings(store: Store) -> None:
     with pytest.raises(
         RenderError, match=r"no kickstart template for debian-12 \(debian 12\), which host web01"
     ):
-        await renderings.render(host, "kickstart", urls)
+        await renderings.serve(host, "kickstart", urls)
     with pytest.raises(RenderError, match=r"medium\.mirror.*web01"):
         await renderings.check(make_host(), "http://10.0.0.1:8421")
     with pytest.raises(RenderError, match="parameter 'packages' of host web01 must be a list"):
