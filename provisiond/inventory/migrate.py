@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from provisiond.errors import ConfigError, Conflict
-from provisiond.inventory import release_tables  # noqa: F401  (fills the metadata, with all other tables)
+from provisiond.inventory import hardware_tables, release_tables  # noqa: F401  (fill the metadata, with all other tables)
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 _LOCK = 0x70726F77  # an arbitrary number of ours for PostgreSQL's advisory locks

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.errors import NotFound
 from provisiond.inventory import flags as feature_flags
+from provisiond.inventory.hardware_tables import Task
 from provisiond.inventory.known import Known
 from provisiond.inventory.parameters import GLOBAL, Merged, merge
 from provisiond.inventory.release_tables import Flag
@@ -42,7 +43,7 @@ PARAMETERS = "parameters"  # the Setting that holds the global ones
 _host, _bmc, _deployment, _interface, _group = (
     table(t) for t in (Host, Bmc, Deployment, Interface, HostGroup)
 )
-_setting, _flag = table(Setting), table(Flag)
+_setting, _flag, _task = table(Setting), table(Flag), table(Task)
 
 _ids: Any = bindparam("ids", expanding=True)
 _WIDE = (
@@ -54,6 +55,7 @@ _WIDE = (
     )
     .where(_host.c.id.in_(_ids))
 )
+_TASKS = select(_task).where(_task.c.id.in_(_ids))
 _CARDS = select(_interface).where(_interface.c.host_id.in_(_ids))
 _FLAGS = select(*(_flag.c[name] for name in ("name", "percent", "groups", "hosts", "off_hosts")))
 _GLOBAL = select(_setting.c.value).where(_setting.c.name == PARAMETERS)
@@ -87,7 +89,8 @@ class ResolvedHost:
     names from the root and ``group_ids`` their ids; ``interfaces`` begin with the primary one; ``merged`` are its parameters and
     where they came from; ``storage`` and ``network`` the nearest descriptions (storage.py, network.py) or None;
     ``flags`` are the feature flags of now, which a build that begins now would keep;
-    ``deployment`` is the newest one or None; ``handover`` a driver's name, "none", or None where nothing says.
+    ``deployment`` is the newest one or None; ``task`` what it is to do in the ramdisk now, or None;
+    ``handover`` a driver's name, "none", or None where nothing says.
     """
 
     row: Host
@@ -107,6 +110,8 @@ class ResolvedHost:
     storage: dict[str, Any] | None = None
     network: dict[str, Any] | None = None
     flags: Mapping[str, bool] = field(default_factory=dict)
+    profile_id: str | None = None
+    task: Task | None = None
 
     @property
     def id(self) -> str:
@@ -213,10 +218,14 @@ async def resolve_hosts(
                 "handover",
                 "storage",
                 "network",
+                "profile_id",
             )
         }
         for host, _, _ in rows.values()
     }
+    tasks: dict[str, Any] = {}
+    if asked := [host.task_id for host, _, _ in rows.values() if host.task_id is not None]:
+        tasks = {t.id: t for t in _plain(_task, await session.execute(_TASKS, {"ids": asked}))}
     subnets = await _by_id(session, known, Subnet, (c.subnet_id for group in cards.values() for c in group))
     images = await _by_id(session, known, Image, (c["image_id"] for c in chosen.values()))
     media = await _by_id(session, known, Medium, (c["medium_id"] for c in chosen.values()))
@@ -277,7 +286,9 @@ async def resolve_hosts(
                 storage=mine["storage"],
                 network=mine["network"],
                 handover=mine["handover"],
+                profile_id=mine["profile_id"],
                 deployment=deployment,
+                task=tasks.get(host.task_id),
                 flags=feature_flags.evaluate(known.flags, host.id, [group.id for group in path]),
             )
         )

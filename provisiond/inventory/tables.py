@@ -121,7 +121,7 @@ class Subnet(Row, table=True):
     vlan: int | None = None
     unknown: str = Field(
         default="ignore", max_length=16
-    )  # what an unknown machine gets: ignore (local disk) | discover
+    )  # what an unknown machine gets: ignore (local disk) | discover | menu (its user chooses)
     domain_id: str | None = Field(default=None, foreign_key="domain.id")
     parameters: dict[str, Any] = json_column()
 
@@ -180,6 +180,10 @@ class Image(Row, table=True):
     size: int = Field(sa_type=BigInteger)
     architecture: str = Field(default="x86_64", max_length=16)
     user: str = Field(default="root", max_length=64)  # whom handover logs in as
+    content: str = Field(default="disk", max_length=16)  # disk | tree: a root file system in a tar
+    zstd: str = Field(default="", max_length=1024)  # the used blocks compressed, below state.dir/images
+    partitions: list[dict[str, Any]] = json_column(list)
+    verified_by: str = Field(default="", max_length=256)
     parameters: dict[str, Any] = json_column()
 
 
@@ -224,6 +228,7 @@ class HostGroup(Row, table=True):
     handover: str | None = Field(default=None, max_length=32)
     storage: dict[str, Any] | None = maybe_json_column()  # see storage.py; None inherits
     network: dict[str, Any] | None = maybe_json_column()  # see network.py; None inherits
+    profile_id: str | None = Field(default=None, foreign_key="hardware_profile.id")  # None inherits
     parameters: dict[str, Any] = json_column()
 
 
@@ -255,6 +260,9 @@ class Host(Row, table=True):
     name: str = Field(unique=True, max_length=63)
     comment: str = Field(default="", max_length=1024)
     serial: str | None = Field(default=None, unique=True, max_length=128)  # its maker's serial number
+    machine_uuid: str | None = Field(
+        default=None, max_length=36, index=True
+    )  # what its firmware calls it; not unique, as some makers give all of theirs the same
     architecture: str = Field(default="x86_64", max_length=16)
     firmware: str = Field(default="bios", max_length=8)  # bios | uefi
     method: str = Field(default="image", max_length=16)  # how it is built: image | installer
@@ -268,6 +276,7 @@ class Host(Row, table=True):
     handover: str | None = Field(default=None, max_length=32)  # driver, "none", or NULL to inherit
     storage: dict[str, Any] | None = maybe_json_column()  # see storage.py; None inherits
     network: dict[str, Any] | None = maybe_json_column()  # see network.py; None inherits
+    profile_id: str | None = Field(default=None, foreign_key="hardware_profile.id")  # None inherits
     parameters: dict[str, Any] = json_column()
     power: str | None = Field(default=None, max_length=8)  # last power state seen: on | off
     power_seen_at: datetime | None = maybe_time_column()
@@ -297,6 +306,7 @@ class Host(Row, table=True):
     failure: str | None = Field(default=None, sa_type=Text, nullable=True)
     failure_kind: str | None = Field(default=None, max_length=32)
     deployment_id: str | None = Field(default=None, max_length=36)  # the newest deployment
+    task_id: str | None = Field(default=None, max_length=36)  # what it is to do in the ramdisk now
 
 
 class Interface(Row, table=True):
