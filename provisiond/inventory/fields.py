@@ -22,13 +22,34 @@ _MAC_FORMS = re.compile(
 # What boards say when nobody wrote their serial number in; compared in lower case without punctuation and blanks.
 _PLACEHOLDERS = frozenset(
     [
-        "tobefilledbyoem",
-        "tobefilledbyoemo",
         "defaultstring",
         "systemserialnumber",
+        "systemserialnumb",  # Asus cuts it
+        "systemserial",
         "serialnumber",
+        "serial",
+        "sn",
         "chassisserialnumber",
+        "chassisserial",
+        "baseboardserialnumber",
+        "boardserialnumber",
+        "mbserialnumber",
+        "sysserialno",
+        "type1productconfigid",
         "notspecified",
+        "unspecified",
+        "undefined",
+        "nil",
+        "noserial",
+        "noserialnumber",
+        "notset",
+        "notsettable",
+        "notassigned",
+        "notsupported",
+        "badindex",  # dmidecode, where the table points at no string
+        "outofspec",
+        "standard",
+        "sample",
         "notapplicable",
         "notavailable",
         "notpresent",
@@ -42,12 +63,32 @@ _PLACEHOLDERS = frozenset(
         "oem",
         "system",
         "0123456789",
+        "01234567890",
+        "0123456789abcdef",
+        "01234567",
+        "012345678",
         "1234567890",
+        "123456789012",
+        "1234567890123456",
+        "mb1234567890",
+        "ef1234567890",
+        "1234567",
+        "123456",
+        "12345",
+        "1234",
         "123456789",
         "12345678",
-        "00000000000000000000000000000000",
-        "ffffffffffffffffffffffffffffffff",
+        # UUIDs that many boards share
         "03000200040005000006000700080009",
+        "00020003000400050006000700080009",  # the same one in the other byte order
+        "000102030405060708090a0b0c0d0e0f",
+        "00112233445566778899aabbccddeeff",
+        "33221100554477668899aabbccddeeff",
+        "123456781234567890abcddeefaabbcc",
+        "785634123412785690abcddeefaabbcc",
+        "12345678123412341234123456789abc",
+        "deadbeefdeadbeefdeadbeefdeadbeef",
+        "4c4c454400002010802080c04f202020",  # a Dell without its service tag
     ]
 )
 
@@ -66,7 +107,9 @@ def parse_mac(text: str) -> str:
 def is_placeholder_serial(text: str) -> bool:
     """Whether a serial number or UUID is what a board says when its maker wrote none in ("To be filled by O.E.M.")."""
     squeezed = re.sub(r"[^0-9a-z]", "", text.lower())
-    return len(set(squeezed)) <= 1 or squeezed in _PLACEHOLDERS
+    if len(set(squeezed)) <= 1 or squeezed in _PLACEHOLDERS or squeezed.startswith("tobefilled"):
+        return True
+    return len(squeezed) == 32 and squeezed == squeezed[:2] * 16  # a UUID of one byte, such as fefefefe-...
 
 
 def plain_text(text: str) -> str:
