@@ -5,6 +5,9 @@
     with IpmiSim(ns, port=6241) as bmc:                                        # a machine that is two files
         bmc.say(b"hello")
 
+With ``in_band`` it also listens there, on loopback, for the machine's own keyboard controller style interface (QEMU's
+ipmi-bmc-extern): the machine reads and sets its controller from the inside.
+
 One bad line of its files and it opens no port, silently: every byte of a command needs its 0x.
 """
 
@@ -20,11 +23,12 @@ import tempfile
 import threading
 from pathlib import Path
 
-from tests.lab.kit import chassis
+from tests.lab.kit import chassis, lanconf
 from tests.lab.kit.netns import Netns, end
 from tests.lab.kit.part import Part
 from tests.lab.kit.vbmc import PASSWORD, USER, wait_for_ipmi
 
+MAC = "02:5e:10:00:00:01"  # of the controller's own card
 LAN = """\
 name "{name}"
 set_working_mc 0x20
@@ -36,7 +40,9 @@ set_working_mc 0x20
     allowed_auths_operator none md2 md5 straight
     allowed_auths_admin none md2 md5 straight
     guid {guid}
+    lan_config_program "{lan}"
   endlan
+  {in_band}
   chassis_control "{chassis}"
   sol "tcp:127.0.0.1:{sol}" 115200
   startnow false
@@ -70,9 +76,16 @@ class IpmiSim(Part):
     """One simulated controller in ``ns``, of ``domain`` at libvirt ``uri`` or of a machine made of files below ``root``."""
 
     def __init__(
-        self, ns: Netns, *, port: int, address: str = "10.77.0.1", uri: str = "", domain: str = ""
+        self,
+        ns: Netns,
+        *,
+        port: int,
+        address: str = "10.77.0.1",
+        uri: str = "",
+        domain: str = "",
+        in_band: int | None = None,
     ) -> None:
-        self.ns, self.address, self.port = ns, address, port
+        self.ns, self.address, self.port, self.in_band = ns, address, port, in_band
         self.uri, self.domain = uri, domain
         self.username, self.password = USER, PASSWORD
         self.root = Path(tempfile.mkdtemp(prefix="pvsim-"))
@@ -103,11 +116,18 @@ class IpmiSim(Part):
             "port": self.port,
             "guid": hashlib.md5(str(self.root).encode()).hexdigest(),
             "chassis": program,
+            "lan": f"{sys.executable} -P {lanconf.__file__} {self.root}/lan",
+            "in_band": f"serial kcs 127.0.0.1 {self.in_band} codec VM" if self.in_band else "",
             "sol": self._listener.getsockname()[1],
             "user": self.username,
             "password": self.password,
         }
         (self.root / "lan.conf").write_text(LAN.format(**values))
+        (self.root / "lan").write_text(
+            f"ip_addr:{self.address}\nip_addr_src:static\nmac_addr:{MAC}\nsubnet_mask:255.255.255.0\n"
+            "default_gw_ip_addr:10.77.0.1\ndefault_gw_mac_addr:02:00:00:00:00:01\n"
+            "backup_gw_ip_addr:0.0.0.0\nbackup_gw_mac_addr:00:00:00:00:00:00\n"
+        )
         record = " ".join(f"0x{byte:02x}" for byte in SDR)
         (self.root / "cmd.emu").write_text(EMU.format(root=self.root, sdr=record))
         with (self.root / "out").open("ab") as out:

@@ -120,14 +120,24 @@ class Lab:
 
     # --- machines ----------------------------------------------------------------------------------------
 
-    def bare_metal(self, name: str, *, firmware: str = "bios", bmc: str = "vbmc") -> BareMetal:
-        """A blank machine, off, with a BMC that provisiond can reach; ``bmc`` is vbmc or ipmi_sim."""
-        machine = BareMetal(self.libvirtd, name, firmware=firmware).define()
+    def bare_metal(
+        self, name: str, *, firmware: str = "bios", bmc: str = "vbmc", in_band: bool = False, **hardware: Any
+    ) -> BareMetal:
+        """A blank machine, off, with a BMC that provisiond can reach; ``bmc`` is vbmc or ipmi_sim, ``hardware`` more of BareMetal.
+
+        ``in_band``: the machine reaches its ipmi_sim from the inside too, which answers at an address of its own, port 623.
+        """
         port = FIRST_PORT + len(self.metal)
+        inside = port + 1000 if in_band else None
+        machine = BareMetal(self.libvirtd, name, firmware=firmware, in_band=inside, **hardware).define()
         if bmc == "vbmc":
             self.bmcs[name] = self.vbmcd.add(name, self.libvirtd.uri, port)
         else:
-            sim = IpmiSim(self.ns, port=port, uri=self.libvirtd.uri, domain=name)
+            where: dict[str, Any] = {"port": port}
+            if in_band:
+                where = {"port": 623, "address": f"10.77.0.{10 + len(self.metal)}", "in_band": inside}
+                self.ns.run(["ip", "addr", "add", f"{where['address']}/24", "dev", "br-lab"])
+            sim = IpmiSim(self.ns, uri=self.libvirtd.uri, domain=name, **where)
             self.sims.append(sim)
             sim.start()
             sim.follow(machine.console)

@@ -44,11 +44,16 @@ class BareMetal:
     bridge: str = "br-lab"
     mac: str = ""
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    vendor: str = "Lab Computers"
+    model: str = "Metal 1"
+    serial: str = ""
+    in_band: int | None = None  # port of an ipmi_sim that is its controller from the inside too
 
     def __post_init__(self) -> None:
         if not self.mac:
             digest = hashlib.sha256(self.name.encode()).hexdigest()
             self.mac = f"52:54:00:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"
+        self.serial = self.serial or f"LAB-{self.name}"
 
     @property
     def disk(self) -> Path:
@@ -132,6 +137,22 @@ class BareMetal:
             names = ("opt/org.tianocore/IPv4PXESupport", "opt/org.tianocore/IPv6PXESupport")
             entries = "".join(f"<entry name='{name}'>n</entry>" for name in names)
             no_pxe = f"\n  <sysinfo type='fwcfg'>{entries}</sysinfo>"
+        system = {
+            "manufacturer": self.vendor,
+            "product": self.model,
+            "serial": self.serial,
+            "uuid": self.uuid,
+        }
+        facts = "".join(f"<entry name='{name}'>{value}</entry>" for name, value in system.items())
+        inside = ""
+        if self.in_band:
+            words = ("-chardev", f"socket,id=ipmi0,host=127.0.0.1,port={self.in_band},reconnect=2",
+                     "-device", "ipmi-bmc-extern,chardev=ipmi0,id=bmc0", "-device", "isa-ipmi-kcs,bmc=bmc0")  # fmt: skip
+            inside = (
+                "\n  <qemu:commandline>"
+                + "".join(f"<qemu:arg value='{w}'/>" for w in words)
+                + "</qemu:commandline>"
+            )
         kind = domain_type()
         cpu = (
             "<cpu mode='host-passthrough'/>"
@@ -139,12 +160,13 @@ class BareMetal:
             else "<cpu mode='custom' match='exact'><model>qemu64</model></cpu>"
         )
         return f"""
-<domain type='{kind}'>
+<domain type='{kind}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{self.name}</name><uuid>{self.uuid}</uuid>
   <memory unit='MiB'>{self.memory_mib}</memory><vcpu>{self.vcpus}</vcpu>{no_pxe}
+  <sysinfo type='smbios'><system>{facts}</system></sysinfo>
   <os>
     <type arch='x86_64' machine='{"q35" if uefi else "pc"}'>hvm</type>{loader}
-    <boot dev='network'/><boot dev='hd'/>
+    <boot dev='network'/><boot dev='hd'/><smbios mode='sysinfo'/>
   </os>
   <features><acpi/><apic/>{"<smm state='on'/>" if secure else ""}</features>{cpu}<clock offset='utc'/>
   <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
@@ -152,14 +174,14 @@ class BareMetal:
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <disk type='file' device='disk'>
       <driver name='qemu' type='qcow2' cache='unsafe' discard='unmap' detect_zeroes='unmap'/>
-      <source file={quoteattr(str(self.disk))}/><target dev='vda' bus='virtio'/>
+      <source file={quoteattr(str(self.disk))}/><target dev='vda' bus='virtio'/><serial>disk-{self.mac.replace(":", "")[-6:]}</serial>
     </disk>
     <interface type='bridge'>
       <source bridge={quoteattr(self.bridge)}/><mac address='{self.mac}'/><model type='virtio'/>{self._rom()}
     </interface>
     <serial type='pty'><log file={quoteattr(str(self.console))} append='on'/><target port='0'/></serial>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='none'/>
-  </devices>
+  </devices>{inside}
 </domain>"""
 
     def _rom(self) -> str:
