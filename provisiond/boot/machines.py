@@ -15,14 +15,14 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from provisiond.boot.target import Boot, Build, Target, boot_target
+from provisiond.boot.target import Boot, Build, Chore, Target, boot_target
 from provisiond.config import Settings
 from provisiond.errors import NotFound, ProvisiondError
 from provisiond.inventory.resolve import ResolvedHost, host_by_mac, host_by_token, resolve_host
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Host, Interface, Subnet, table
-from provisiond.lifecycle import signals
+from provisiond.lifecycle import signals, tasks
 from provisiond.lifecycle.states.building import by_network
 from provisiond.templating.context import BuildUrls
 from provisiond.templating.release import Renderings
@@ -128,8 +128,10 @@ class Machines:
         return machine
 
     async def hand_out(self, machine: Machine) -> Machine:
-        """Call before the machine is told how to boot: counts a boot that builds. The answer may have become local disk."""
+        """Call before the machine is told how to boot: counts a boot that builds, or that is for its task. The answer may have become local disk."""
         host = machine.host
+        if machine.target.tasked and host is not None and host.task is not None:
+            return await self._hand_out_task(machine, host.task.id)
         if not machine.target.builds or host is None or host.deployment is None:
             return machine
         deployment, now = host.deployment, time.monotonic()
@@ -143,6 +145,23 @@ class Machines:
         if 0 < count < limit:
             return machine
         why = f"boot loop: asked {count} times for its {what} in one build" if count else "its build is over"
+        return replace(machine, target=Target(Boot.LOCAL, why))
+
+    async def _hand_out_task(self, machine: Machine, task_id: str) -> Machine:
+        now = time.monotonic()
+        if now - self._counted.get(task_id, -SAME_BOOT_SECONDS) < SAME_BOOT_SECONDS:
+            return machine
+        _remember(self._counted, task_id, now)
+        limit = self.world.settings.boot.loop_limit
+        count, go = await tasks.task_boot(self.world.store, task_id, limit=limit)
+        log.info("boot.handed_out", host=machine.name, what=str(machine.target.boot), boots=count)
+        if go:
+            return machine
+        why = (
+            f"boot loop: asked {count} times for its ramdisk, whose agent never answered"
+            if count
+            else "its task is over"
+        )
         return replace(machine, target=Target(Boot.LOCAL, why))
 
     def token_of(self, machine: Machine) -> str:
@@ -160,7 +179,7 @@ class Machines:
         if host is None and client_ip:
             policy = await _policy(session, client_ip)
         target = boot_target(
-            host.row.state if host else None, host.row.step if host else "", _build(host), unknown=policy,
+            host.row.state if host else None, host.row.step if host else "", _build(host), _chore(host), unknown=policy,
             loop_limit=self.world.settings.boot.loop_limit,
         )  # fmt: skip
         return Machine(host, mac or (host.mac or "" if host else ""), target)
@@ -184,6 +203,20 @@ def _build(host: ResolvedHost | None) -> Build | None:
         failed=deployment.failed_at is not None,
         ended=deployment.ended_at is not None,
         boots=deployment.boots,
+    )
+
+
+def _chore(host: ResolvedHost | None) -> Chore | None:
+    task = host.task if host else None
+    if task is None:
+        return None
+    return Chore(
+        kind=task.kind,
+        started=task.started_at is not None,
+        done=task.done_at is not None,
+        failed=task.failed_at is not None,
+        ended=task.ended_at is not None,
+        boots=task.boots,
     )
 
 

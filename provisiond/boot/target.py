@@ -16,6 +16,9 @@ class Boot(StrEnum):
     INSTALLER = "installer"  # the operating system's own installer, from a medium
     IMAGE = "image"  # the ramdisk, which writes a disk image
     WAIT = "wait"  # the ramdisk, which reports and waits
+    INSPECT = "inspect"  # the ramdisk, which looks at the hardware and tests it
+    ERASE = "erase"  # the ramdisk, which erases the disks
+    RESCUE = "rescue"  # the ramdisk, which lets the operator in
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,16 @@ class Target:
         """Whether this boot puts an operating system on the disk, and so is counted and carries a token."""
         return self.boot in {Boot.INSTALLER, Boot.IMAGE}
 
+    @property
+    def tasked(self) -> bool:
+        """Whether this boot is for the host's task, and so is counted there (lifecycle.tasks.task_boot)."""
+        return self.boot in TASK_STEPS
+
+    @property
+    def ramdisk(self) -> bool:
+        """Whether the ramdisk is booted, for whatever it is to do."""
+        return self.boot not in {Boot.LOCAL, Boot.INSTALLER}
+
 
 @dataclass(frozen=True)
 class Build:
@@ -43,15 +56,35 @@ class Build:
     boots: int = 0
 
 
+@dataclass(frozen=True)
+class Chore:
+    """What matters of the host's task. ``boots`` is how often the ramdisk was handed out for it already, ``started`` whether its agent
+    has taken it up."""
+
+    kind: str  # inspect | erase | rescue
+    started: bool = False
+    done: bool = False
+    failed: bool = False
+    ended: bool = False
+    boots: int = 0
+
+
 BOOTING_STEPS = frozenset({"boot", "install"})
 """Steps of `building` at which the machine is to install. `boot` counts: a fast machine asks before the engine has
 written that its power-on is done."""
 
+TASK_STEPS = {
+    Boot.INSPECT: ("inspecting", frozenset({"boot", "tests"})),
+    Boot.ERASE: ("releasing", frozenset({"boot", "erase"})),
+    Boot.RESCUE: ("rescue", frozenset({"boot", "login", "stay"})),
+}
+"""State and steps at which a machine is to boot the ramdisk for its task."""
+
 
 def boot_target(
-    state: str | None, step: str, build: Build | None, *, unknown: str, loop_limit: int
-) -> Target:
-    """Decide by the host's ``state`` and ``step`` (``state`` None: no host has this MAC) and its newest ``build``.
+    state: str | None, step: str, build: Build | None, task: Chore | None = None, *, unknown: str, loop_limit: int
+) -> Target:  # fmt: skip
+    """Decide by the host's ``state`` and ``step`` (``state`` None: no host has this MAC), its newest ``build`` and its ``task``.
 
     ``unknown`` is the policy of the subnet an unknown machine is in: "discover" or "ignore". A build whose ``boots`` have
     reached ``loop_limit`` is in a boot loop: it does not boot what was built, and is not started again.
@@ -62,9 +95,32 @@ def boot_target(
         return Target(Boot.LOCAL, "unknown machine: this subnet ignores those")
     if state == "discovered":
         return Target(Boot.WAIT, "discovered: the ramdisk reports and waits for approval")
-    if state != "building":
-        return Target(Boot.LOCAL, f"{state}: boots its own disk")
-    return _building(step, build, loop_limit)
+    if state == "building":
+        return _building(step, build, loop_limit)
+    for boot, (where, steps) in TASK_STEPS.items():
+        if state == where and step in steps:
+            return _task(boot, state, task, loop_limit)
+    return Target(Boot.LOCAL, f"{state}: boots its own disk")
+
+
+def _task(boot: Boot, state: str, task: Chore | None, loop_limit: int) -> Target:
+    if task is None or task.ended or task.kind != boot:
+        return Target(Boot.LOCAL, f"{state}, but there is nothing to do in the ramdisk")
+    if task.done:
+        return Target(Boot.LOCAL, f"{state}: what was to do in the ramdisk is done")
+    if task.failed:
+        return Target(
+            Boot.LOCAL, f"{state}: it failed in the ramdisk; not started again until someone asks for it"
+        )
+    if not task.started and task.boots >= loop_limit:
+        return Target(
+            Boot.LOCAL, f"boot loop: asked {task.boots} times for its ramdisk, whose agent never answered"
+        )
+    return Target(boot, {
+        Boot.INSPECT: "inspecting: the ramdisk looks at the hardware",
+        Boot.ERASE: "releasing: the ramdisk erases the disks",
+        Boot.RESCUE: "rescue: the ramdisk lets the operator in",
+    }[boot])  # fmt: skip
 
 
 def _building(step: str, build: Build | None, loop_limit: int) -> Target:
