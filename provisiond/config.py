@@ -122,6 +122,20 @@ class BootSettings(Section):
         Path("/var/lib/provisiond/ramdisk"),
         description="Holds vmlinuz and initrd.img of provisiond's ramdisk.",
     )
+    image_encoding: Literal["auto", "zstd", "raw"] = Field(
+        "auto",
+        description="How used blocks of images are kept and sent: zstd (auto, too) or raw, which costs less processor and more network.",
+    )
+    image_streams_per_subnet: int = Field(
+        0,
+        ge=0,
+        description="Images sent at once to machines of one subnet, where its parameter image_streams says nothing; 0: any number.",
+    )
+    image_mbps_per_subnet: int = Field(
+        0,
+        ge=0,
+        description="Megabits a second for images to all machines of one subnet, where its parameter image_mbps says nothing; 0: any.",
+    )
     token_minutes: float = Field(
         120, gt=0, description="Life of a build token since the machine's last sign of life."
     )

@@ -178,6 +178,7 @@ async def _serve(settings: Settings) -> None:
 async def _boot_doors(stack: AsyncExitStack, settings: Settings, world: World, metrics: Metrics) -> BootRoom:
     """HTTP boot and TFTP; settles ``world.boot_url`` when the port is known."""
     room = open_room(world)
+    metrics.source("images", room.shares.figures)
     runner = web.AppRunner(
         room.app, access_log_class=BootAccessLogger, access_log=logging.getLogger("provisiond.boot")
     )

@@ -20,6 +20,7 @@ from provisiond.boot.http import BootAccessLogger, boot_app
 from provisiond.boot.loader import Loaders, load
 from provisiond.boot.machines import Machines
 from provisiond.boot.scripts import Scripts
+from provisiond.boot.shares import Shares
 from provisiond.config import BootSettings, Settings, StateSettings, TemplateSettings
 from provisiond.inventory.release_tables import EVERYWHERE
 from provisiond.inventory.secrets import SecretBox
@@ -37,7 +38,7 @@ from provisiond.inventory.tables import (
     new_id,
     utcnow,
 )
-from provisiond.media.images import MIB, format_map, map_path, used_extents
+from provisiond.media.blockmap import MIB, BlockMap, map_path, used_extents
 from provisiond.templating.release import Renderings
 
 KERNEL, INITRD = b"\x7fKERNEL" * 1000, b"INITRD" * 5000
@@ -179,7 +180,7 @@ def write_image(folder: Path) -> Path:
         for place in (0, 1, 5, 11):
             file.seek(place * MIB)
             file.write(bytes([place + 1]) * MIB)
-    map_path(raw).write_text(format_map(used_extents(raw)))
+    map_path(raw).write_text(BlockMap(12, used_extents(raw)).json())
     return raw
 
 
@@ -255,7 +256,9 @@ async def boot_world(store: Store, box: SecretBox, folder: Path, **boot: Any) ->
     machines = Machines(world)
     scripts = Scripts(world, machines)
     loaders = load(settings.boot.loader_dirs)
-    runner = web.AppRunner(boot_app(world, loaders, machines, scripts), access_log_class=BootAccessLogger)
+    runner = web.AppRunner(
+        boot_app(world, loaders, machines, scripts, Shares()), access_log_class=BootAccessLogger
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -5,7 +5,8 @@
     GET  /boot/kexec?mac=                    a script that starts the same from a running Linux
     GET  /boot/loader/  /boot/loader/FILE    network boot programs
     GET  /boot/ramdisk/{kernel,initrd}       /boot/wait/MAC/plan                  for machines that wait to be approved
-    GET  /boot/TOKEN/...                     ipxe grub pxelinux kexec kernel initrd plan image map installer.iso unattended preseed kickstart
+    GET  /boot/TOKEN/...                     ipxe grub pxelinux kexec kernel initrd plan image image.zst image.tar.zst blockmap map
+                                             installer.iso unattended preseed kickstart
                                              finish first-boot
                                              user-data meta-data network-config vendor-data (also below seed/)
     POST /boot/TOKEN/{progress,built,failed,phone-home}
@@ -26,22 +27,26 @@ from aiohttp.abc import AbstractAccessLogger
 
 from provisiond.boot import callbacks
 from provisiond.boot.discovery import discover
+from provisiond.boot.image_source import ImageSource, image_source
 from provisiond.boot.loader import Loaders
 from provisiond.boot.machines import BootWorld, Machine, Machines, TokenRefused, normal_mac
 from provisiond.boot.paths import without_token
-from provisiond.boot.plan import REBOOT, WAIT, image_plan, image_source, plan_for
+from provisiond.boot.plan import REBOOT, WAIT, image_plan, plan_for
 from provisiond.boot.scripts import BootPair, Loader, NotServable, Scripts, boot_pair, live_iso, ramdisk
+from provisiond.boot.shares import Shares, limits_of
 from provisiond.boot.stream import send_image
 from provisiond.boot.target import Boot
 from provisiond.errors import RenderError
+from provisiond.inventory.resolve import ResolvedHost
 from provisiond.lifecycle import signals
-from provisiond.media.images import format_map
 from provisiond.templating.served import KEXEC, LOADERS, SCRIPTS, SEED
 
 log = structlog.get_logger(__name__)
 
 TOKEN = r"{token:[A-Za-z0-9_-]{20,128}}"  # noqa: S105 - a pattern
 UNATTENDED = ("unattended", "preseed", "kickstart")
+IMAGES = {"image": "raw", "image.zst": "zstd", "image.tar.zst": "tar.zst"}
+"""Name of an image's stream -> its encoding."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -55,10 +60,12 @@ class BootAccessLogger(AbstractAccessLogger):
         )  # fmt: skip
 
 
-def boot_app(world: BootWorld, loaders: Loaders, machines: Machines, scripts: Scripts) -> web.Application:
+def boot_app(
+    world: BootWorld, loaders: Loaders, machines: Machines, scripts: Scripts, shares: Shares
+) -> web.Application:
     """The application of the boot server. ``machines`` and ``scripts`` are shared with TftpFiles, so that boots are counted once."""
     app = web.Application(middlewares=[_plain_errors], client_max_size=callbacks.MAX_BODY)
-    door = _Door(world, loaders, machines, scripts)
+    door = _Door(world, loaders, machines, scripts, shares)
     get, post = app.router.add_get, app.router.add_post
     get("/boot/ipxe", door.ipxe)
     get("/boot/ipxe/{mac}", door.ipxe)
@@ -75,7 +82,8 @@ def boot_app(world: BootWorld, loaders: Loaders, machines: Machines, scripts: Sc
     get(f"{build}/{{file:kernel|initrd}}", door.build_file)
     get(f"{build}/installer.iso", door.iso)
     get(f"{build}/plan", door.plan)
-    get(f"{build}/image", door.image)
+    get(f"{build}/{{image:{'|'.join(IMAGES)}}}", door.image)
+    get(f"{build}/blockmap", door.blockmap)
     get(f"{build}/map", door.image_map)
     get(f"{build}/{{kind:{'|'.join(UNATTENDED)}}}", door.unattended)
     get(f"{build}/{{kind:{'|'.join(SCRIPTS)}}}", door.script)
@@ -109,8 +117,11 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
 class _Door:
     """The handlers."""
 
-    def __init__(self, world: BootWorld, loaders: Loaders, machines: Machines, scripts: Scripts) -> None:
+    def __init__(
+        self, world: BootWorld, loaders: Loaders, machines: Machines, scripts: Scripts, shares: Shares
+    ) -> None:
         self._world, self._loaders, self._machines, self._scripts = world, loaders, machines, scripts
+        self._shares = shares
 
     # --- any machine ---------------------------------------------------------------------------------
 
@@ -204,23 +215,34 @@ class _Door:
         if other := plan_for(machine.target.boot, built=machine.host.deployment.built_at is not None):
             return _text(other)
         try:
-            source = await asyncio.to_thread(image_source, self._world.settings, machine.host)
+            source = await asyncio.to_thread(image_source, self._world.settings, machine.host, "raw")
             return _text(image_plan(machine.host, source, self._machines.urls_of(machine)))
         except (NotServable, RenderError) as error:
             await self._give_up(machine, error)
             return _text(WAIT)
 
     async def image(self, request: web.Request) -> web.StreamResponse:
-        machine = await self._image_machine(request)
-        assert machine.host is not None
-        source = await asyncio.to_thread(image_source, self._world.settings, machine.host)
-        return await send_image(request, source.raw, source.extents, source.sha256)
+        """The stream in the encoding that its name says; machines of a subnet share its limits."""
+        host, source = await self._image(request, IMAGES[request.match_info["image"]])
+        limits = limits_of(host.subnet, self._world.settings.boot)
+        return await send_image(request, source, self._shares, limits, host.id)
+
+    async def blockmap(self, request: web.Request) -> web.Response:
+        """Which MiB of the disk the stream fills, and its compressed frames, in JSON."""
+        _, source = await self._image(request, "raw")
+        assert source.map is not None
+        return _text(source.map.json(), "application/json")
 
     async def image_map(self, request: web.Request) -> web.Response:
+        _, source = await self._image(request, "raw")
+        assert source.map is not None
+        return _text(source.map.lines())
+
+    async def _image(self, request: web.Request, encoding: str) -> tuple[ResolvedHost, ImageSource]:
         machine = await self._image_machine(request)
         assert machine.host is not None
-        source = await asyncio.to_thread(image_source, self._world.settings, machine.host)
-        return _text(format_map(source.extents))
+        source = await asyncio.to_thread(image_source, self._world.settings, machine.host, encoding)
+        return machine.host, source
 
     async def _image_machine(self, request: web.Request) -> Machine:
         machine = await self._machine(request)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-from provisiond.boot.scripts import NotServable
+from provisiond.boot.image_source import ImageSource
 from provisiond.boot.target import Boot
-from provisiond.config import Settings
 from provisiond.errors import RenderError
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.storage import Storage
-from provisiond.media.fetch import MediaError
-from provisiond.media.images import MIB, Extents, read_map
 from provisiond.templating.context import BuildUrls
 from provisiond.templating.disks import plan_storage
 from provisiond.templating.quoting import kargs
@@ -23,38 +18,6 @@ from provisiond.templating.served import SEED
 WAIT = "action wait\n"
 REBOOT = "action reboot\n"
 _VALUE = re.compile(r"[ -~]+")
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """An image as it is sent: the raw file, its used blocks, and their digest."""
-
-    raw: Path
-    extents: Extents
-    sha256: str
-
-    @property
-    def size(self) -> int:
-        """Bytes of the stream."""
-        return sum(count for _, count in self.extents) * MIB
-
-
-def image_source(settings: Settings, host: ResolvedHost) -> ImageSource:
-    """The host's image. Raises NotServable. Blocks (reads the map): call it in a thread."""
-    image = host.image
-    if image is None:
-        raise NotServable(
-            f"host {host.name} has no image: set one with 'provisionctl host update {host.name} --image NAME'"
-        )
-    raw = settings.state.image_dir / image.path
-    if image.format != "raw" or not raw.is_file():
-        raise NotServable(
-            f"image {image.name} of host {host.name} has no raw file at {raw}: provisionctl image add {image.name} again"
-        )
-    try:
-        return ImageSource(raw, read_map(raw), image.sha256)
-    except MediaError as error:
-        raise NotServable(str(error)) from error
 
 
 def image_plan(host: ResolvedHost, source: ImageSource, urls: BuildUrls) -> str:

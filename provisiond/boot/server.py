@@ -16,17 +16,19 @@ from provisiond.boot.http import boot_app
 from provisiond.boot.loader import Loaders
 from provisiond.boot.machines import BootWorld, Machines
 from provisiond.boot.scripts import Scripts
+from provisiond.boot.shares import Shares
 from provisiond.drivers.dhcp import BootOptions
 from provisiond.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class BootRoom:
-    """``app`` is for an AppRunner with access_log_class=BootAccessLogger; ``files.lookup`` for TftpServer."""
+    """``app`` is for an AppRunner with access_log_class=BootAccessLogger; ``files.lookup`` for TftpServer; ``shares.figures`` for metrics."""
 
     app: web.Application
     files: TftpFiles
     loaders: Loaders
+    shares: Shares
 
 
 def open_room(world: BootWorld) -> BootRoom:
@@ -37,8 +39,12 @@ def open_room(world: BootWorld) -> BootRoom:
     loaders = loader.load(world.settings.boot.loader_dirs)
     machines = Machines(world)
     scripts = Scripts(world, machines)
+    shares = Shares()
     return BootRoom(
-        boot_app(world, loaders, machines, scripts), TftpFiles(loaders, machines, scripts), loaders
+        boot_app(world, loaders, machines, scripts, shares),
+        TftpFiles(loaders, machines, scripts),
+        loaders,
+        shares,
     )
 
 

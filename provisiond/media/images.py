@@ -18,11 +18,11 @@ from typing import Any
 
 from provisiond.config import Settings
 from provisiond.media import staging
+from provisiond.media.blockmap import MIB, BlockMap, Extents, map_path, used_extents
 from provisiond.media.fetch import Fetched, Fetcher, MediaError, OnProgress, check_url, copy_file
 from provisiond.media.installers import is_local
 from provisiond.media.programs import run, started
 
-MIB = 1 << 20
 FORMATS = ("raw", "qcow2")
 SOURCE_LIMIT = 256 << 30
 DISK_LIMIT = 2 << 40
@@ -59,10 +59,6 @@ class ImageFacts:
     used: int
 
 
-Extents = list[tuple[int, int]]
-"""(first MiB, number of MiB) of each run of used blocks, ascending."""
-
-
 async def add_image(settings: Settings, request: ImageRequest, on_progress: OnProgress) -> ImageFacts:
     """Take a disk image. Raises MediaError; then nothing of it is kept.
 
@@ -82,7 +78,7 @@ async def add_image(settings: Settings, request: ImageRequest, on_progress: OnPr
         await _convert(fetched, raw, request, on_progress)
         fetched.unlink()
         extents, size, digest = await asyncio.to_thread(_measure, raw, on_progress)
-        blocks = format_map(extents)
+        blocks = BlockMap(size // MIB, tuple(extents)).json()
         whole = hashlib.sha256(
             f"{digest} {size}\n{blocks}".encode()
         ).hexdigest()  # the same blocks elsewhere are another image
@@ -95,25 +91,6 @@ async def add_image(settings: Settings, request: ImageRequest, on_progress: OnPr
         return ImageFacts(final.name, "raw", digest, size, sum(count for _, count in extents) * MIB)
     finally:
         staging.sweep_parts(folder, f"{request.name}-")
-
-
-def map_path(raw: Path) -> Path:
-    """Where the map of a raw image lies."""
-    return raw.with_name(f"{raw.name}.map")
-
-
-def format_map(extents: Extents) -> str:
-    """One line `offset_mib count_mib` for each run of used blocks: what the ramdisk reads."""
-    return "".join(f"{first} {count}\n" for first, count in extents)
-
-
-def read_map(raw: Path) -> Extents:
-    """The map of a raw image. Raises MediaError when it is missing or broken. Blocks."""
-    try:
-        lines = [line.split() for line in map_path(raw).read_text().splitlines()]
-        return [(int(first), int(count)) for first, count in lines]
-    except (OSError, ValueError) as error:
-        raise MediaError(f"image {raw.name} has no usable block map; add the image again") from error
 
 
 async def _fetch(request: ImageRequest, to: Path, on_progress: OnProgress) -> Fetched:
@@ -196,28 +173,6 @@ async def _convert(source: Path, raw: Path, request: ImageRequest, on_progress: 
 def _last_line(said: bytes) -> str:
     lines = said.decode(errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else "no reason given"
-
-
-def used_extents(raw: Path) -> Extents:
-    """The runs of MiB that hold data, as the file system knows them (SEEK_DATA, SEEK_HOLE; lseek(2)). Blocks."""
-    extents: Extents = []
-    descriptor = os.open(raw, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        end, at = os.fstat(descriptor).st_size, 0
-        while at < end:
-            try:
-                begin = os.lseek(descriptor, at, os.SEEK_DATA)
-            except OSError:  # ENXIO: nothing but a hole is left
-                break
-            at = os.lseek(descriptor, begin, os.SEEK_HOLE)
-            first, last = begin // MIB, -(-at // MIB)
-            if extents and first <= sum(extents[-1]):
-                first = extents[-1][0]
-                extents.pop()
-            extents.append((first, last - first))
-    finally:
-        os.close(descriptor)
-    return extents
 
 
 def _measure(raw: Path, on_progress: OnProgress) -> tuple[Extents, int, str]:

@@ -19,13 +19,15 @@ from aiohttp import ClientSession, web
 from sqlalchemy import update
 from sqlmodel import col, select
 
+from provisiond.boot.image_source import ImageSource
+from provisiond.boot.shares import Limits, Shares
 from provisiond.boot.stream import send_image
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import CATALOGUE_CHANGED, Store
 from provisiond.inventory.tables import Event, Host, Image, Interface, Medium, OperatingSystem, Subnet, utcnow
 from provisiond.lifecycle.path import PATH
 from provisiond.lifecycle.table import State
-from provisiond.media.images import MIB, used_extents
+from provisiond.media.blockmap import MIB, used_extents
 from tests.boot_world import (
     INITRD,
     KERNEL,
@@ -354,12 +356,14 @@ async def test_image_transfer_survives_the_next_request(served: Served) -> None:
 
 
 def test_image_stream_under_uvloop(tmp_path: Path) -> None:
-    """The daemon's own event loop has no sendfile: the bytes are the same."""
+    """The same bytes from the daemon's own event loop, which has no sendfile of its own."""
     raw = write_image(tmp_path / "images")
+    runs = [(first * MIB, count * MIB) for first, count in used_extents(raw)]
+    source = ImageSource(raw, "raw", runs, "digest", None, 12 * MIB)
 
     async def scenario() -> None:
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await send_image(request, raw, used_extents(raw), "digest")
+            return await send_image(request, source, Shares(), Limits("lab", 0, 0), "web01")
 
         app = web.Application()
         app.router.add_get("/image", handle)

@@ -20,8 +20,9 @@ from provisiond.config import Settings, StateSettings
 from provisiond.errors import Conflict, NotFound
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Event, Image, Medium
+from provisiond.media.blockmap import MIB, read_map
 from provisiond.media.fetch import MediaError
-from provisiond.media.images import MIB, ImageRequest, add_image, read_map
+from provisiond.media.images import ImageRequest, add_image
 from provisiond.media.installers import InstallerRequest, add_medium
 from provisiond.media.jobs import MediaJobs, MediumWish
 from tests.integration.doors import open_doors
@@ -394,11 +395,11 @@ async def test_image_becomes_sparse_raw(settings: Settings, tmp_path: Path, form
     source = disk(tmp_path / "disk", format)
     facts = await add_image(settings, ImageRequest("deb", str(source), format), quiet)
     raw = settings.state.image_dir / facts.path
-    assert read_map(raw) == [(0, 1), (10, 1), (63, 1)]
+    assert read_map(raw).extents == ((0, 1), (10, 1), (63, 1))
     assert (facts.size, facts.used, facts.format) == (64 * MIB, 3 * MIB, "raw")
     assert raw.stat().st_blocks * 512 < 4 * MIB
     content = raw.read_bytes()
-    used = b"".join(content[first * MIB : (first + count) * MIB] for first, count in read_map(raw))
+    used = b"".join(content[first * MIB : (first + count) * MIB] for first, count in read_map(raw).extents)
     assert hashlib.sha256(used).hexdigest() == facts.sha256
     assert len(left_in(settings)) == 2
 
