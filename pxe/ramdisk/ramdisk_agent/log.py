@@ -2,25 +2,34 @@
 
 import threading
 import time
-from pathlib import Path
 
-KEEP = 256 * 1024  # bytes of log that are kept: what one upload may have
+KEEP = 256 * 1024  # characters of log that are kept: what one upload may have
 
 
 class Log:
-    """The newest `KEEP` bytes of what was said. Lines begin with the seconds since the kernel started."""
+    """The newest `KEEP` characters of what was said. Lines begin with the seconds since the kernel started."""
 
-    def __init__(self, device: str | None = None) -> None:
+    def __init__(self) -> None:
         self._lines: list[str] = []
         self._size = 0
         self._lock = threading.Lock()
-        self.console = (
-            device  # the plan's serial console, such as ttyS0, when the kernel's console is another
-        )
+        self._secrets: list[str] = []
+        self.console: str | None = None  # the plan's serial console, such as ttyS0
+
+    def hide(self, secret: str) -> None:
+        """Never show this text, in the log or in a message to the daemon."""
+        if len(secret) >= 8 and secret not in self._secrets:
+            self._secrets.append(secret)
+
+    def cleaned(self, text: str) -> str:
+        """`text` without what is hidden."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def add(self, text: str) -> None:
         """Into the log only, such as the output of a program."""
-        line = f"{time.monotonic():.1f} {text.rstrip()}\n"[-KEEP:]
+        line = f"{time.monotonic():.1f} {self.cleaned(text).rstrip()}\n"[-KEEP:]
         with self._lock:
             self._lines.append(line)
             self._size += len(line)
@@ -30,11 +39,12 @@ class Log:
     def say(self, text: str) -> None:
         """Into the log and onto the consoles."""
         self.add(text)
-        line = f"provisiond: {text}\n"
+        line = f"provisiond: {self.cleaned(text)}\n"
         print(line, end="", flush=True)
         if self.console and not _is_console(self.console):
             try:
-                Path("/dev", self.console).write_text(line)
+                with open(f"/dev/{self.console}", "w") as device:
+                    device.write(line)
             except OSError as error:
                 self.add(f"console {self.console}: {error}")
                 self.console = None
@@ -48,7 +58,8 @@ class Log:
 def _is_console(device: str) -> bool:
     """Whether the kernel's console is this device, so that what was printed is on it already."""
     try:
-        return device in Path("/sys/class/tty/console/active").read_text().split()
+        with open("/sys/class/tty/console/active") as active:
+            return device in active.read().split()
     except OSError:
         return False
 
