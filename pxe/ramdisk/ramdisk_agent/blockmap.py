@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ramdisk_agent.device import MIB, Ranges
+from ramdisk_agent.device import MIB, Ranges, Target
 from ramdisk_agent.work import Failed
 
 
@@ -33,8 +33,8 @@ class Map:
         if wrong:
             raise Failed(f"the block map {image['map']} is wrong: {wrong}; add the image again")
 
-    def pieces(self) -> list[Ranges]:
-        """The ranges (offset, size in bytes) of each piece."""
+    def pieces(self, target: Target) -> list[Ranges]:
+        """Where the bytes of each piece belong."""
         found: list[Ranges] = [[]]
         room = self.piece
         for first, count in self.extents:
@@ -44,13 +44,13 @@ class Map:
                     found.append([])
                     room = self.piece
                 take = min(left, room)
-                found[-1].append((offset, take))
+                found[-1] += target.locate(offset, take)
                 offset, left, room = offset + take, left - take, room - take
         return found
 
-    def gaps(self) -> Ranges:
-        """The ranges of the image that no block is in: they must read as zeros."""
-        found: Ranges = []
+    def gaps(self) -> list[tuple[int, int]]:
+        """(offset, size) in the image where no block is: it must read as zeros."""
+        found = []
         at = 0
         for first, count in [*self.extents, (self.size_mib, 0)]:
             if first > at:

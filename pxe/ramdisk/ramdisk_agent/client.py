@@ -54,12 +54,12 @@ class Client:
         self._reporter: threading.Thread | None = None
 
     # --- calls ---------------------------------------------------------------------------------------
-    def claim(self, ticket: str, secret: str, identity: dict[str, Any]) -> None:
-        """Begin the session. Raises Refused with 403 or 409 when this machine may not have it."""
+    def claim(self, ticket: str, secret: str, identity: dict[str, Any], patience: float) -> None:
+        """Begin the session. Raises Refused with 403 or 409 when this machine may not have it; Silence."""
         for hidden in (ticket, secret):
             self.log.hide(hidden)
         body = {"ticket": ticket, "secret": secret, "identity": identity, "version": 1}
-        answer = self._call("POST", "agent/claim", body)
+        answer = self._call("POST", "agent/claim", body, patience)
         self.host = answer.get("host")
         self.log.hide(str(answer["session"]))
         self._bearer = f"{answer['session']}:{secret}"

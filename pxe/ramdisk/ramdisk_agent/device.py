@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import stat
+from collections.abc import Callable
 
 from ramdisk_agent.work import Failed
 
@@ -17,7 +18,7 @@ BLKRRPART, BLKGETSIZE64, BLKFLSBUF = 0x125F, 0x80081272, 0x1261
 BLKDISCARD, BLKZEROOUT = 0x1277, 0x127F
 STEP = 1 << 30  # bytes a discard or clearing takes at once, so that progress is told and a stop is heard
 
-Ranges = list[tuple[int, int]]
+EINVAL, EBUSY = 22, 16
 
 
 def buffer(size: int) -> memoryview:
@@ -26,7 +27,7 @@ def buffer(size: int) -> memoryview:
 
 
 class Device:
-    """An open disk. Offsets and sizes in bytes, whole MiB. Every failure is Failed and names the disk."""
+    """An open disk, or a part of one. Offsets and sizes in bytes. Every failure is Failed and names the disk."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -38,47 +39,53 @@ class Device:
                 self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT | exclusive)
                 self.direct = True
             except OSError as error:
-                if error.errno != 22:  # EINVAL: no direct access, such as on tmpfs
+                if error.errno != EINVAL:  # no direct access, such as on tmpfs
                     raise
                 self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | exclusive)
                 self.direct = False
             self.size = os.lseek(self.fd, 0, os.SEEK_END)
         except OSError as error:
-            busy = ": something on it is mounted or part of an array" if error.errno == 16 else ""
+            busy = ": something on it is mounted or part of an array" if error.errno == EBUSY else ""
             raise Failed(f"cannot open {path}: {error.strerror}{busy}") from None
 
-    def write(self, ranges: Ranges, data: memoryview) -> None:
-        """`data` onto the ranges (offset, size), one after the other."""
-        for offset, size in ranges:
-            part, data = data[:size], data[size:]
-            while part:
-                try:
-                    wrote = os.pwrite(self.fd, part, offset)
-                except OSError as error:
-                    raise Failed(
-                        f"writing to {self.path} at MiB {offset // MIB} failed: {error.strerror}; replace the disk"
-                    ) from None
-                part, offset = part[wrote:], offset + wrote
+    def write(self, offset: int, data: memoryview) -> None:
+        """All of `data` at `offset`."""
+        while data:
+            try:
+                wrote = os.pwrite(self.fd, data, offset)
+            except OSError as error:
+                if self._indirect(error):
+                    continue
+                raise Failed(
+                    f"writing to {self.path} at MiB {offset // MIB} failed: {error.strerror}; replace the disk"
+                ) from None
+            data, offset = data[wrote:], offset + wrote
 
-    def read(self, ranges: Ranges, into: memoryview) -> memoryview:
-        """What the disk has at the ranges, in the first bytes of `into`."""
-        at = 0
-        for offset, size in ranges:
-            if not self.direct:
-                os.fdatasync(self.fd)
-                os.posix_fadvise(self.fd, offset, size, os.POSIX_FADV_DONTNEED)
-            end = at + size
-            while at < end:
-                try:
-                    got = os.preadv(self.fd, [into[at:end]], offset)
-                except OSError as error:
-                    raise Failed(
-                        f"reading back from {self.path} at MiB {offset // MIB} failed: {error.strerror}; replace the disk"
-                    ) from None
-                if not got:
-                    raise Failed(f"{self.path} ends at byte {offset}, within what was written to it")
-                at, offset = at + got, offset + got
-        return into[:at]
+    def read(self, offset: int, into: memoryview) -> None:
+        """What the disk itself has at `offset`, all of `into`."""
+        if not self.direct:
+            os.fdatasync(self.fd)
+            os.posix_fadvise(self.fd, offset, len(into), os.POSIX_FADV_DONTNEED)
+        while into:
+            try:
+                got = os.preadv(self.fd, [into], offset)
+            except OSError as error:
+                if self._indirect(error):
+                    continue
+                raise Failed(
+                    f"reading back from {self.path} at MiB {offset // MIB} failed: {error.strerror}; replace the disk"
+                ) from None
+            if not got:
+                raise Failed(f"{self.path} ends at byte {offset}, within what was written to it")
+            into, offset = into[got:], offset + got
+
+    def _indirect(self, error: OSError) -> bool:
+        """Whether to try again through the page cache: partitions of an image may begin where O_DIRECT cannot."""
+        if error.errno != EINVAL or not self.direct:
+            return False
+        self.direct = False
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+        return True
 
     def discard(self, offset: int, size: int) -> bool:
         """Tell the disk that it may forget this range; whether it can."""
@@ -91,7 +98,7 @@ class Device:
         blank = buffer(min(size, 4 * MIB))
         while size:
             part = min(size, len(blank))
-            self.write([(offset, part)], blank[:part])
+            self.write(offset, blank[:part])
             offset, size = offset + part, size - part
 
     def _ioctl(self, number: int, offset: int, size: int) -> bool:
@@ -112,3 +119,28 @@ class Device:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+Ranges = list[tuple[Device, int, int]]
+"""Consecutive bytes of an image: (device, offset on it, size)."""
+
+
+class Target:
+    """Where an image goes: `locate(offset, size)` tells the ranges of its bytes. `name` is for messages."""
+
+    def __init__(self, name: str, devices: list[Device], locate: Callable[[int, int], Ranges]) -> None:
+        self.name, self.devices, self.locate = name, devices, locate
+
+    def sync(self) -> None:
+        for device in self.devices:
+            device.sync()
+
+    def close(self) -> None:
+        for device in self.devices:
+            device.close()
+
+
+def whole(path: str) -> Target:
+    """A disk that gets the image as it is."""
+    device = Device(path)
+    return Target(path, [device], lambda offset, size: [(device, offset, size)])

@@ -8,17 +8,17 @@ import hashlib
 import threading
 from collections.abc import Callable
 
-from ramdisk_agent.device import Device, Ranges, buffer
+from ramdisk_agent.device import Ranges, buffer
 
 BUFFERS = 3
 
 
 class Pipeline:
-    """`pieces` are the ranges of the disk, a list for each piece; `size` the bytes that the largest piece has."""
+    """`pieces` has the ranges of each piece; `size` is the bytes that the largest one has."""
 
-    def __init__(self, device: Device, pieces: list[Ranges], size: int) -> None:
+    def __init__(self, pieces: list[Ranges], size: int) -> None:
         self.received = self.written = self.verified = 0  # pieces
-        self._device, self._pieces = device, pieces
+        self._pieces = pieces
         self._buffers = [buffer(size) for _ in range(BUFFERS)]
         self._back = buffer(size)
         self._digest = hashlib.sha256()
@@ -33,7 +33,7 @@ class Pipeline:
 
     def length(self, piece: int) -> int:
         """Bytes of one piece."""
-        return sum(size for _, size in self._pieces[piece])
+        return sum(size for _, _, size in self._pieces[piece])
 
     def free(self, idle: Callable[[], None]) -> memoryview:
         """Where the next piece is to be put. Raises Failed when the disk is at its end, what `idle` raises."""
@@ -49,7 +49,6 @@ class Pipeline:
     def finish(self, idle: Callable[[], None]) -> str:
         """Wait until all is written and read back: SHA-256 of what the disk has, in hex."""
         self._wait(lambda: self.verified == len(self._pieces), idle)
-        self._device.sync()
         return self._digest.hexdigest()
 
     def stop(self) -> None:
@@ -86,15 +85,21 @@ class Pipeline:
 
     def _write(self) -> None:
         while self._next(self.written, lambda: self.received):
-            ranges = self._pieces[self.written]
-            self._device.write(ranges, self._buffers[self.written % BUFFERS])
+            at, data = 0, self._buffers[self.written % BUFFERS]
+            for device, offset, size in self._pieces[self.written]:
+                device.write(offset, data[at : at + size])
+                at += size
             with self._moved:
                 self.written += 1
                 self._moved.notify_all()
 
     def _verify(self) -> None:
         while self._next(self.verified, lambda: self.written):
-            self._digest.update(self._device.read(self._pieces[self.verified], self._back))
+            at = 0
+            for device, offset, size in self._pieces[self.verified]:
+                device.read(offset, self._back[at : at + size])
+                at += size
+            self._digest.update(self._back[:at])
             with self._moved:
                 self.verified += 1
                 self._moved.notify_all()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ramdisk_agent import sources
 from ramdisk_agent.blockmap import Map
-from ramdisk_agent.device import MIB, STEP, Device
+from ramdisk_agent.device import MIB, STEP, Device, Target
 from ramdisk_agent.http import Answer, Broken, ask
 from ramdisk_agent.pipeline import Pipeline
 from ramdisk_agent.work import Failed, Work
@@ -26,79 +26,72 @@ def read_map(work: Work, image: dict[str, Any]) -> Map:
     return Map(image, work.client.fetch_json(image["map"], lambda: work.progress(0, text)))
 
 
-def write(work: Work, image: dict[str, Any], blocks: Map, path: str) -> None:
-    """The image onto the disk `path`, cleared where it has no block, and read back.
+def write(work: Work, image: dict[str, Any], blocks: Map, target: Target) -> None:
+    """The image onto its disks, zeros where it has no block, and all of it read back.
 
     `image` is the plan's: {"url","encoding","sha256",...}. Progress goes from 0 to 90. Raises Failed, Stopped.
     """
-    device = Device(path)
-    try:
-        if device.size < blocks.size_mib * MIB:
-            raise Failed(
-                f"{path} has {device.size // MIB} MiB, the image needs {blocks.size_mib} MiB: nothing was written; "
-                "choose another disk in the storage description"
-            )
-        began = time.monotonic()
-        _clear(work, device, blocks)
-        cleared = time.monotonic()
-        digest = _Transfer(work, image, blocks, device).run()
-        work.say(
-            f"{path}: cleared in {cleared - began:.1f} s, "
-            f"{blocks.used_mib} MiB written and read back in {time.monotonic() - cleared:.1f} s"
+    began = time.monotonic()
+    for offset, size in blocks.gaps():
+        for device, at, length in target.locate(offset, size):
+            clear(work, device, at, length)
+    cleared = time.monotonic()
+    digest = _Transfer(work, image, blocks, target).run()
+    target.sync()
+    work.say(
+        f"{target.name}: gaps cleared in {cleared - began:.1f} s, "
+        f"{blocks.used_mib} MiB written and read back in {time.monotonic() - cleared:.1f} s"
+    )
+    if digest != image["sha256"]:
+        raise Failed(
+            f"what {target.name} has after writing has SHA-256 {digest}, the image {image['sha256']}: bad disk, memory or "
+            "network, or an image that was changed; verify the image and test the machine"
         )
-        if digest != image["sha256"]:
-            raise Failed(
-                f"what {path} has after writing has SHA-256 {digest}, the image {image['sha256']}: bad disk, memory or "
-                f"network, or an image that was changed; verify the image and test the machine"
-            )
-    finally:
-        device.close()
 
 
-def _clear(work: Work, device: Device, blocks: Map) -> None:
-    """What an earlier life left: all of it where the disk can discard; zeros where the image wants them and at the end.
-
-    The last MiB holds a backup partition table, or the superblock of an array.
-    """
-
-    def told(at: int) -> None:
+def clear(work: Work, device: Device, offset: int, size: int) -> None:
+    """Make a range read as zeros, and tell how far it is."""
+    for at in range(offset, offset + size, STEP):
         work.progress(0, f"clearing {device.path}", at, device.size)
+        device.zero(at, min(STEP, offset + size - at))
 
+
+def forget(work: Work, device: Device, beyond: int) -> None:
+    """What an earlier life left on a whole disk: discarded where it can be, and zeros at its end.
+
+    There may be a backup partition table, or the superblock of an array. `beyond`: bytes from the beginning that the image
+    fills.
+    """
     for at in range(0, device.size, STEP):
-        told(at)
+        work.progress(0, f"clearing {device.path}", at, device.size)
         if not device.discard(at, min(STEP, device.size - at)):
             break
-    end = device.size // MIB * MIB
-    gaps = [(offset, size) for offset, size in blocks.gaps() if offset < end]
-    if end > blocks.size_mib * MIB:
-        gaps.append((end - MIB, device.size - end + MIB))
-    for offset, size in gaps:
-        for at in range(offset, offset + size, STEP):
-            told(at)
-            device.zero(at, min(STEP, offset + size - at))
+    last = max(beyond, (device.size - MIB) // 4096 * 4096)
+    if last < device.size:
+        device.zero(last, device.size - last)
 
 
 class _Transfer:
     """One image on its way to one disk, over as many connections as it takes."""
 
-    def __init__(self, work: Work, image: dict[str, Any], blocks: Map, device: Device) -> None:
-        self.work, self.image, self.blocks, self.device = work, image, blocks, device
-        self.pieces = blocks.pieces()
+    def __init__(self, work: Work, image: dict[str, Any], blocks: Map, target: Target) -> None:
+        self.work, self.image, self.blocks, self.target = work, image, blocks, target
+        self.pieces = blocks.pieces(target)
         self.total = blocks.used_mib * MIB
         self.etag = ""
         self.zstd = image["encoding"] == "zstd"
         self.size = sum(blocks.frames) if self.zstd else self.total  # bytes that travel
         self.trouble = ""
-        self.pipeline = Pipeline(device, self.pieces, min(blocks.piece, self.total))
+        self.pipeline = Pipeline(self.pieces, min(blocks.piece, self.total))
 
     def tick(self) -> None:
         """Tell where it is. Raises Stopped."""
         pipe = self.pipeline
         done = min(self.total, pipe.written * self.blocks.piece)
         checked = min(self.total, pipe.verified * self.blocks.piece)
-        text = f"writing {done // MIB} of {self.total // MIB} MiB to {self.device.path}{self.trouble}"
+        text = f"writing {done // MIB} of {self.total // MIB} MiB to {self.target.name}{self.trouble}"
         if pipe.written == len(self.pieces):
-            text = f"checking {checked // MIB} of {self.total // MIB} MiB on {self.device.path}"
+            text = f"checking {checked // MIB} of {self.total // MIB} MiB on {self.target.name}"
         self.work.progress(45 * (done + checked) // self.total, text, done, self.total)
 
     def run(self) -> str:

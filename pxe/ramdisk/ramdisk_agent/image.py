@@ -1,0 +1,186 @@
+"""Action image: an image onto the disk that the plan means, grown, with its seed, ready to start from.
+
+The order keeps the promise that nothing is written before it is clear that it fits, and that `done` is said only of a disk that
+was read back. A machine that is switched off in between begins anew at its next start.
+"""
+
+import os
+import time
+from typing import Any
+
+from ramdisk_agent import finish, seed, stream
+from ramdisk_agent.blockmap import Map
+from ramdisk_agent.device import BLKRRPART, MIB, Device, Target, whole
+from ramdisk_agent.run import run
+from ramdisk_agent.work import Failed, Work
+
+MNT = "/mnt"
+NODES = 15.0  # seconds until a partition of a new table must be there
+APPEAR = 30.0  # seconds until a disk must be there: controllers may be slow
+
+
+def action(work: Work) -> dict[str, Any]:
+    """Carry out the plan `image`. The result says which disk was taken; how to go on is in `finish.last`."""
+    plan = work.plan
+    run(["umount", "-R", MNT], check=False)  # of a try before this one
+    os.makedirs(MNT, exist_ok=True)
+    blocks = stream.read_map(work, plan["image"])
+    if plan.get("layout"):
+        return _into_layout(work, blocks)
+    return _whole_disk(work, blocks)
+
+
+def _whole_disk(work: Work, blocks: Map) -> dict[str, Any]:
+    plan, image = work.plan, work.plan["image"]
+    disk = _find_disk(work, blocks)
+    work.say(f"image to {disk}: {blocks.used_mib} MiB in use of {blocks.size_mib} MiB")
+    target = whole(disk.path)
+    try:
+        device = target.devices[0]
+        stream.forget(work, device, blocks.size_mib * MIB)
+        stream.write(work, image, blocks, target)
+        _reread(device)
+    finally:
+        target.close()
+    root = image.get("root") or _search_root(disk.path)
+    part = partition(disk.path, root["number"])
+    _appear(part, f"{disk.path} has no partition {root['number']}, the image's root, after writing")
+    from ramdisk_agent import grow  # type: ignore[attr-defined,unused-ignore]
+
+    work.progress(91, f"growing {part}")
+    grow.grow(disk.path, root)
+    _appear(part, f"{part} went away when it was grown")
+    _mount(part, root)
+    try:
+        seed.write(work, MNT)
+        if plan.get("firmware") == "uefi":
+            _boot_entry(work, disk.path)
+        arguments = f"root=UUID={_probe(part, 'UUID')}"
+        how = finish.prepare(work, MNT, disk.path, arguments)
+    finally:
+        os.sync()
+        run(["umount", "-R", MNT], check=False)
+    return {"disk": disk.path, "serial": disk.serial, "finish": how}
+
+
+def _into_layout(work: Work, blocks: Map) -> dict[str, Any]:
+    """The same into partitions, arrays, volumes that the storage description wants."""
+    from ramdisk_agent import layout, settle
+
+    work.progress(0, "making the layout")
+    made = layout.make(work)
+    devices: dict[str, Device] = {}
+    for piece in made.pieces:
+        if piece.device not in devices:
+            devices[piece.device] = Device(piece.device)
+    target = Target(
+        made.root,
+        list(devices.values()),
+        lambda offset, size: [(devices[path], at, length) for path, at, length in made.locate(offset, size)],
+    )
+    try:
+        stream.write(work, work.plan["image"], blocks, target)
+    finally:
+        target.close()
+    work.progress(91, "moving the image's files to their file systems")
+    arguments = settle.settle(work, made)
+    try:
+        seed.write(work, MNT)
+        how = finish.prepare(work, MNT, "", " ".join(arguments))
+    finally:
+        settle.close(made)
+    return {"disk": made.root, "serial": None, "finish": how}
+
+
+def _find_disk(work: Work, blocks: Map) -> Any:
+    """The disk that the plan means; disks may still be appearing. Raises Failed, which names what there is."""
+    from ramdisk_agent import disks
+
+    plan, until = work.plan, time.monotonic() + APPEAR
+    while True:
+        try:
+            return disks.find(
+                plan["disk"], disks.list_disks(), plan.get("keep") or [], need_bytes=blocks.size_mib * MIB
+            )
+        except Failed:
+            # one that is there and too small or kept will not change
+            if time.monotonic() > until or disks.list_disks():
+                raise
+        work.progress(0, "waiting for the disk to appear")
+        time.sleep(0.5)
+
+
+def partition(disk: str, number: int) -> str:
+    """The device of a partition: /dev/sda3, /dev/nvme0n1p3."""
+    return f"{disk}{'p' if disk[-1].isdigit() else ''}{number}"
+
+
+def _reread(device: Device) -> None:
+    """The kernel reads the new partition table; another may be looking at the disk, so more than once."""
+    import fcntl
+
+    for _ in range(20):
+        try:
+            fcntl.ioctl(device.fd, BLKRRPART)
+            return
+        except OSError as error:
+            last = error
+        time.sleep(0.5)
+    raise Failed(f"the kernel does not read the new partition table of {device.path}: {last.strerror}")
+
+
+def _appear(part: str, otherwise: str) -> None:
+    until = time.monotonic() + NODES
+    while not os.path.exists(part):
+        if time.monotonic() > until:
+            raise Failed(f"{otherwise}: is the image complete?")
+        time.sleep(0.1)
+
+
+def _probe(part: str, tag: str) -> str:
+    return run(["blkid", "-p", "-o", "value", "-s", tag, part], check=False).strip()
+
+
+def _search_root(disk: str) -> dict[str, Any]:
+    """The partition with a root file system, of an image of which the daemon does not know it."""
+    _appear(partition(disk, 1), f"{disk} has no partition after writing the image")
+    name = disk.rpartition("/")[2]
+    numbers = []
+    for entry in os.listdir(f"/sys/block/{name}"):
+        digits = entry.removeprefix(name).lstrip("p")
+        if entry.startswith(name) and digits.isdecimal():
+            numbers.append(int(digits))
+    seen = []
+    for number in sorted(numbers):
+        part = partition(disk, number)
+        root = {"number": number, "filesystem": _probe(part, "TYPE"), "label": _probe(part, "LABEL")}
+        seen.append(f"{part} {root['filesystem'] or 'empty'}")
+        if root["filesystem"] in ("ext4", "ext3", "xfs", "btrfs"):
+            _mount(part, root)
+            there = os.path.isdir(f"{MNT}/etc") and os.path.isdir(f"{MNT}/usr")
+            run(["umount", MNT], check=False)
+            if there:
+                return root
+    raise Failed(
+        f"no partition of {disk} has a root file system after writing the image; found: {', '.join(seen)}"
+    )
+
+
+def _mount(part: str, root: dict[str, Any]) -> None:
+    """The root file system on /mnt: of btrfs the subvolume that has it."""
+    kind = root.get("filesystem") or _probe(part, "TYPE")
+    run(["mount", "-t", kind, part, MNT])
+    if os.path.isdir(f"{MNT}/etc") or kind != "btrfs":
+        return
+    for name in ("root", "@", "@rootfs"):
+        if os.path.isdir(f"{MNT}/{name}/etc"):
+            run(["umount", MNT])
+            run(["mount", "-t", kind, "-o", f"subvol={name}", part, MNT])
+            return
+
+
+def _boot_entry(work: Work, disk: str) -> None:
+    from ramdisk_agent import bootloader  # type: ignore[attr-defined,unused-ignore]
+
+    work.progress(97, "setting the boot entry of the firmware")
+    bootloader.efi_entry(work, disk)  # type: ignore[attr-defined,unused-ignore]
