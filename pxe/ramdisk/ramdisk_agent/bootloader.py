@@ -1,0 +1,345 @@
+"""The way from the firmware to an image's kernel: initramfs and GRUB by the image's own tools, and the firmware's boot entry.
+
+The boot order is left as curtin (MAAS) leaves it: what the machine was started by now, the network, stays first, and the new entry
+comes right behind it. A machine that is to be built again, erased or rescued is then reached by a mere restart, even where it has
+no BMC; Ironic's entry comes first, which wants a BMC for each of them. A machine that was started by something that is not in the
+order (HTTP boot by its BMC, a CD) gets the entry first. BootNext sends the first start to the disk in either case, without the
+detour over the network.
+"""
+
+import contextlib
+import json
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ramdisk_agent import tables
+from ramdisk_agent.run import run
+from ramdisk_agent.work import Failed, Work
+
+if TYPE_CHECKING:
+    from ramdisk_agent.layout import Made
+
+# of a GPT, and of an MBR
+ESP_TYPES = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EF")
+EFIVARS = Path("/sys/firmware/efi/efivars")
+# (what firmware and GRUB call it, Debian's name in packages, RHEL's, suffix of EFI programs): UEFI 2.10, 3.5.1.1
+_MACHINES = {
+    "x86_64": ("x86_64-efi", "amd64", "x64", "x64"),
+    "aarch64": ("arm64-efi", "arm64", "aa64", "aa64"),
+}
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def has_dracut(mnt: Path) -> bool:
+    """Whether the image makes its initramfs with dracut; else with initramfs-tools."""
+    return (mnt / "usr/bin/dracut").exists() and not (mnt / "usr/sbin/update-initramfs").exists()
+
+
+def require(made: "Made", mnt: Path) -> None:
+    """Raises Failed with the packages that the image lacks for its layout."""
+    missing = lacking(made.layout, mnt, made.firmware, platform.machine())
+    if missing:
+        raise Failed(
+            f"the image lacks what its disks need to start: {', '.join(missing)}. Put these packages into the image, or use a "
+            "storage description without them"
+        )
+
+
+def lacking(layout: Mapping[str, Any], mnt: Path, firmware: str, machine: str) -> list[str]:
+    """The names of packages that are not in the image and without which the layout would not start."""
+    dracut, found = has_dracut(mnt), list[str]()
+    target, debian, rhel, _ = _MACHINES.get(machine, _MACHINES["x86_64"])
+
+    def want(package: str, *paths: str) -> None:
+        if not any(next(mnt.glob(path), None) for path in paths):
+            found.append(package)
+
+    if not dracut:
+        want("initramfs-tools", "usr/sbin/update-initramfs")
+    if layout["raids"]:
+        want("mdadm", "usr/sbin/mdadm", "sbin/mdadm")
+    if layout["volume_groups"]:
+        want("lvm2", "usr/sbin/lvm", "sbin/lvm")
+    if layout["encrypted"]:
+        want("cryptsetup", "usr/sbin/cryptsetup", "sbin/cryptsetup")
+        if not dracut:
+            want("cryptsetup-initramfs", "usr/share/initramfs-tools/hooks/cryptroot")
+    if any(block["filesystem"] == "xfs" for block in layout["blocks"]):
+        want("xfsprogs", "usr/sbin/xfs_repair", "sbin/xfs_repair")
+    want("grub2-tools" if dracut else "grub2-common", "usr/sbin/grub-install", "usr/sbin/grub2-install")
+    if firmware != "uefi":
+        want("grub2-pc-modules" if dracut else "grub-pc-bin", "usr/lib/grub/i386-pc/moddep.lst")
+    elif dracut:
+        want(f"grub2-efi-{rhel}", "boot/efi/EFI/*/grub*.efi", f"usr/lib/grub/{target}/moddep.lst")
+    else:
+        want(f"grub-efi-{debian}-bin", f"usr/lib/grub/{target}/moddep.lst")
+    return found
+
+
+@contextlib.contextmanager
+def chroot_ready(mnt: Path) -> Iterator[None]:
+    """The kernel's file systems below the installed system, for as long as its programs run."""
+    done: list[Path] = []
+    try:
+        for name, words in (
+            ("dev", ["--bind", "/dev"]),
+            ("proc", ["-t", "proc", "proc"]),
+            ("sys", ["-t", "sysfs", "sysfs"]),
+            ("run", ["-t", "tmpfs", "tmpfs"]),  # no /run/udev: LVM and GRUB would wait for it
+            ("tmp", ["-t", "tmpfs", "tmpfs"]),
+        ):
+            (mnt / name).mkdir(exist_ok=True)
+            run(["mount", *words, str(mnt / name)])
+            done.append(mnt / name)
+        yield
+    finally:
+        for path in reversed(done):
+            run(["umount", "-R", str(path)], check=False)
+
+
+def inside(mnt: Path, words: Sequence[str], timeout: float = 900, *, check: bool = True) -> str:
+    """Run a program of the installed system in it."""
+    calm = [_PATH, "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "GRUB_DISABLE_OS_PROBER=true"]
+    return run(["chroot", str(mnt), "/usr/bin/env", *calm, *words], timeout=timeout, check=check)
+
+
+def install(made: "Made", mnt: Path, uuids: Mapping[str, str], arguments: Sequence[str]) -> list[str]:
+    """Initramfs, GRUB on every disk that carries one, and firmware entries; gives what is worth telling. Within chroot_ready."""
+    dracut = has_dracut(mnt)
+    defaults = mnt / "etc/default/grub"
+    if dracut and defaults.exists():
+        defaults.write_text(tables.grub_defaults(defaults.read_text(), arguments))
+    # the image's own partition, by its number on the image's disk: Ubuntu's cloud images
+    (mnt / "etc/default/grub.d/40-force-partuuid.cfg").unlink(missing_ok=True)
+    if dracut:
+        inside(mnt, ["dracut", "--force", "--regenerate-all", "--no-hostonly", *_dracut_modules(made.layout)])
+        _entries(made, mnt, arguments)
+    else:
+        inside(mnt, ["update-initramfs", "-u", "-k", "all"])
+    grub = "grub2" if (mnt / "usr/sbin/grub2-install").exists() else "grub"
+    notes = _uefi(made, mnt, grub, uuids) if made.firmware == "uefi" else _bios(made, mnt, grub)
+    (mnt / "boot" / grub).mkdir(exist_ok=True)
+    inside(mnt, [f"{grub}-mkconfig", "-o", f"/boot/{grub}/grub.cfg"])
+    return notes
+
+
+def _dracut_modules(layout: Mapping[str, Any]) -> list[str]:
+    wanted = {"mdraid": layout["raids"], "lvm": layout["volume_groups"], "crypt": layout["encrypted"]}
+    names = [name for name, there in wanted.items() if there]
+    return ["--add", " ".join(names)] if names else []
+
+
+def _bios(made: "Made", mnt: Path, grub: str) -> list[str]:
+    disks = [made.disks[name] for name, _ in _carriers(made, "bios_boot")]
+    for disk in disks:
+        inside(mnt, [f"{grub}-install", "--target=i386-pc", disk.path])
+    if (mnt / "var/lib/dpkg/info/grub-pc.list").exists():  # where the next upgrade of the package puts GRUB
+        names = ", ".join(f"/dev/disk/by-id/{disk.by_id[0]}" if disk.by_id else disk.path for disk in disks)
+        line = f"grub-pc grub-pc/install_devices multiselect {names}"
+        (mnt / "tmp/answers").write_text(f"{line}\n")
+        inside(mnt, ["debconf-set-selections", "/tmp/answers"], check=False)
+    return [f"GRUB is on {', '.join(disk.path for disk in disks)}"]
+
+
+def _carriers(made: "Made", use: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name of the disk, partition) for each partition that the firmware starts from."""
+    return [(d["name"], p) for d in made.layout["disks"] for p in d["partitions"] if p["use"] == use]
+
+
+def _uefi(made: "Made", mnt: Path, grub: str, uuids: Mapping[str, str]) -> list[str]:
+    target, _, _, suffix = _MACHINES.get(platform.machine(), _MACHINES["x86_64"])
+    name, efi = _vendor(mnt), mnt / "boot/efi/EFI"
+    if (mnt / "usr/lib/grub" / target / "moddep.lst").exists() and grub == "grub":
+        words = [f"--target={target}", "--efi-directory=/boot/efi", f"--bootloader-id={name}", "--no-nvram"]
+        inside(mnt, ["grub-install", *words])
+    else:  # RHEL's signed GRUB is a file of its package; it reads grub.cfg beside it
+        boot = made.layout["boot"]
+        prefix = "/grub2" if boot["mount"] == "/boot" else "/boot/grub2"
+        for program in efi.glob(f"*/grub{suffix}.efi"):
+            stub = (
+                f"search --no-floppy --fs-uuid --set=dev {uuids[boot['name']]}\nset prefix=($dev){prefix}\n"
+            )
+            stub += "export $prefix\nconfigfile $prefix/grub.cfg\n"
+            (program.parent / "grub.cfg").write_text(stub)
+    loader = find_loader(efi.parent, suffix)
+    if loader is None:
+        raise Failed(
+            f"there is no boot loader below /boot/efi of the image for {target}: put shim and GRUB into it"
+        )
+    _removable(efi.parent, loader, suffix)
+    notes = []
+    for number, (disk, part) in enumerate(_carriers(made, "esp"), start=1):
+        if part["mount"] != "/boot/efi":
+            _mirror(made.devices[part["name"]], efi.parent, mnt)
+        label = name if number == 1 else f"{name} {number}"
+        notes.append(make_entry(made.disks[disk].path, part["number"], label, loader))
+    return notes
+
+
+def _mirror(device: str, source: Path, mnt: Path) -> None:
+    """The same files on the EFI system partition of a further disk, which starts the machine when the first has died."""
+    place = mnt / "run/esp"
+    place.mkdir(exist_ok=True)
+    run(["mount", "-t", "vfat", device, str(place)])
+    try:
+        shutil.copytree(source, place, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    finally:
+        run(["umount", str(place)])
+
+
+def _removable(esp: Path, loader: str, suffix: str) -> None:
+    """The loader under the name that firmware tries when it has lost its entries (UEFI 2.10, 3.5.1.1)."""
+    first = esp / loader.strip("\\").replace("\\", "/")
+    boot = esp / "EFI/BOOT"
+    boot.mkdir(parents=True, exist_ok=True)
+    for path in first.parent.glob(f"*{suffix}.efi"):
+        if path.parent != boot:
+            shutil.copyfile(path, boot / path.name)
+    if first.parent != boot:
+        shutil.copyfile(first, boot / f"BOOT{suffix.upper()}.EFI")
+
+
+def _vendor(mnt: Path) -> str:
+    """The directory below /EFI and the label of the entry: debian, ubuntu, rocky ..."""
+    release = mnt / "etc/os-release"
+    text = release.read_text(errors="replace") if release.exists() else ""
+    found = re.search(r"^ID=\"?([a-z0-9._-]+)\"?$", text, re.MULTILINE)
+    return found[1] if found else "linux"
+
+
+def find_loader(esp: Path, suffix: str | None = None) -> str | None:
+    r"""What the firmware is to start on a mounted EFI system partition, as \EFI\debian\shimx64.efi: shim before GRUB, a vendor's own first."""
+    suffix = suffix or _MACHINES.get(platform.machine(), _MACHINES["x86_64"])[3]
+    programs = {path.relative_to(esp).as_posix(): path for path in sorted(esp.glob("[Ee][Ff][Ii]/*/*"))}
+    for wanted in (
+        f"shim{suffix}.efi",
+        f"grub{suffix}.efi",
+        f"systemd-boot{suffix}.efi",
+        f"boot{suffix}.efi",
+    ):
+        named = [name for name in programs if name.lower().endswith(f"/{wanted}")]
+        # \EFI\BOOT is everybody's: last
+        for name in sorted(named, key=lambda text: "/boot/" in text.lower()):
+            return "\\" + name.replace("/", "\\")
+    return None
+
+
+def _entries(made: "Made", mnt: Path, arguments: Sequence[str]) -> None:
+    environment = mnt / "boot/grub2/grubenv"
+    old = (
+        re.search(r"^kernelopts=(.*)$", environment.read_text(), re.MULTILINE)
+        if environment.exists()
+        else None
+    )
+    for path in (mnt / "boot/loader/entries").glob("*.conf"):
+        separate = made.layout["boot"]["mount"] == "/boot"
+        path.write_text(boot_entry(path.read_text(), arguments, old[1] if old else "", separate=separate))
+
+
+def boot_entry(text: str, arguments: Sequence[str], kernelopts: str = "", *, separate: bool) -> str:
+    """A Boot Loader Specification entry with other arguments, and paths as from a /boot of its own (`separate`) or not."""
+    lines = []
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == "options":
+            words = value.replace("$kernelopts", kernelopts).split()
+            old = [w for w in words if not w.startswith(("root=", "rd.luks", "rd.md", "rd.lvm", "resume="))]
+            line = f"options {' '.join([*arguments, *old])}"
+        elif key in ("linux", "initrd"):
+            words = [
+                f"{'' if separate else '/boot'}/{w.removeprefix('/boot').lstrip('/')}"
+                if w.startswith("/")
+                else w
+                for w in value.split()
+            ]
+            line = f"{key} {' '.join(words)}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def efi_entry(work: Work, disk: str) -> None:
+    """The boot entry of a disk that an image was written to whole; its root file system is mounted at /mnt."""
+    table = json.loads(run(["sfdisk", "--json", disk]))["partitiontable"]
+    esp = next((part for part in table["partitions"] if part["type"].upper() in ESP_TYPES), None)
+    if esp is None:
+        work.say(f"{disk} has no EFI system partition: this image does not start by UEFI")
+        return
+    number = int(esp["node"].removeprefix(disk).removeprefix("p"))
+    work.say(make_entry(disk, number, _vendor(Path("/mnt"))))
+
+
+def make_entry(disk: str, number: int, label: str, loader: str | None = None) -> str:
+    """Make the firmware's boot entry for partition `number` of `disk`, in place of older ones with that label. Gives what was done.
+
+    Without `loader` it is looked for on the partition. No firmware variables (BIOS, or a kernel without them), and firmware that
+    takes no entry, are told and are no failure: it starts \\EFI\\BOOT then.
+    """
+    from ramdisk_agent.layout import (
+        node,
+    )  # layout imports nothing of this module; this way round it would be a circle
+
+    if not EFIVARS.parent.is_dir():
+        return "no firmware variables here: no boot entry was made, the firmware finds \\EFI\\BOOT by itself"
+    if not any(EFIVARS.iterdir()):
+        run(["mount", "-t", "efivarfs", "efivarfs", str(EFIVARS)], check=False)
+    try:
+        loader = loader or _look_for_loader(node(disk, number))
+        before = parse(run(["efibootmgr"]))
+        for entry in [key for key, name in before.entries.items() if name == label]:
+            run(["efibootmgr", "--quiet", "--bootnum", entry, "--delete-bootnum"])
+        there = parse(run(["efibootmgr"]))
+        words = ["--create-only", "--disk", disk, "--part", str(number), "--label", label, "--loader", loader]
+        after = parse(run(["efibootmgr", *words]))
+        new = next(iter(set(after.entries) - set(there.entries)))
+        order = ordered(there.order, new, there.current)
+        run(["efibootmgr", "--quiet", "--bootorder", ",".join(order)])
+        if there.next is None or there.next not in there.entries:
+            run(["efibootmgr", "--quiet", "--bootnext", new])
+    except (Failed, StopIteration) as error:
+        return f"the firmware took no boot entry for {disk} ({error}): it starts \\EFI\\BOOT by itself"
+    return f"boot entry {new} '{label}' starts {loader} of {node(disk, number)}; boot order {','.join(order)}"
+
+
+def _look_for_loader(device: str) -> str:
+    place = Path("/tmp/esp")
+    place.mkdir(exist_ok=True)
+    run(["mount", "-t", "vfat", "-o", "ro", device, str(place)])
+    try:
+        found = find_loader(place)
+    finally:
+        run(["umount", str(place)])
+    if found is None:
+        raise Failed(f"there is no boot loader on {device}")
+    return found
+
+
+class Entries:
+    """What efibootmgr says: entries {number: label}, the order, the one this boot came by, the one for the next."""
+
+    def __init__(
+        self, entries: dict[str, str], order: list[str], current: str | None, next: str | None
+    ) -> None:
+        self.entries, self.order, self.current, self.next = entries, order, current, next
+
+
+def parse(text: str) -> Entries:
+    """efibootmgr's listing, with or without device paths."""
+    entries = dict(re.findall(r"^Boot([0-9A-F]{4})[* ] ([^\t\n]*)", text, re.MULTILINE))
+    value = dict(re.findall(r"^(BootCurrent|BootOrder|BootNext): (\S+)", text, re.MULTILINE))
+    order = [number for number in value.get("BootOrder", "").split(",") if number]
+    return Entries(
+        {k: v.strip() for k, v in entries.items()}, order, value.get("BootCurrent"), value.get("BootNext")
+    )
+
+
+def ordered(order: Sequence[str], new: str, current: str | None) -> list[str]:
+    """The boot order with the new entry right behind the one this boot came by, or first where that one is not in the order."""
+    left = [number for number in order if number != new]
+    if current in left:
+        at = left.index(current)
+        return [current, new, *left[:at], *left[at + 1 :]]
+    return [new, *left]
