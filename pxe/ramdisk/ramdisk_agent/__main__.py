@@ -16,6 +16,7 @@ PATIENCE = 1800.0  # seconds without an answer and without work before the machi
 REFUSED = 60.0  # seconds that a refusal stands on the console before the machine restarts
 AGAIN = 5.0  # seconds before work that failed is taken up again, where the plan wants that
 FACTS = 30.0  # seconds between two posts of facts
+NEWS = 10.0  # seconds after a post in which nothing new is told
 
 
 def arguments(line: str) -> dict[str, str]:
@@ -149,7 +150,8 @@ class Agent:
 
     def wait(self, plan: dict[str, Any]) -> None:
         """Nothing to do yet; the daemon may want to know what this machine is."""
-        if plan.get("facts") and time.monotonic() - self.told > FACTS:
+        due = plan.get("facts") and time.monotonic() - self.told > FACTS
+        if due or self.news():
             self.told = time.monotonic()
             from ramdisk_agent import facts
 
@@ -165,6 +167,14 @@ class Agent:
                 LOG.say(f"the facts could not be gathered: {error}")
             return  # what comes next may be known now
         time.sleep(float(plan.get("seconds") or 5))
+
+    def news(self) -> bool:
+        """Whether the last post of facts was made without something that is there now, such as what the switch says."""
+        if self.told == -FACTS or time.monotonic() - self.told < NEWS:
+            return False
+        from ramdisk_agent import facts
+
+        return facts.stale()
 
 
 def main() -> NoReturn:
