@@ -84,6 +84,11 @@ class StateSettings(Section):
         return self.dir / "console"
 
     @property
+    def agent_log_dir(self) -> Path:
+        """What ramdisks logged, a directory for each host."""
+        return self.dir / "agent-logs"
+
+    @property
     def run_dir(self) -> Path:
         """Files of the children the daemon manages (dnsmasq, ansible-runner)."""
         return self.dir / "run"
@@ -139,6 +144,12 @@ class BootSettings(Section):
     token_minutes: float = Field(
         120, gt=0, description="Life of a build token since the machine's last sign of life."
     )
+    ticket_minutes: float = Field(
+        30,
+        gt=0,
+        le=1440,
+        description="Life of the ticket that the ramdisk is started with: from its boot script until its agent shows it.",
+    )
     loop_limit: int = Field(
         3,
         ge=2,
@@ -189,6 +200,33 @@ class HandoverSettings(Section):
     sources: list[str] = Field(
         [],
         description="Directories and git URLs, or their parents, that playbooks and scripts may come from; an empty list allows any.",
+    )
+
+
+class DiscoverySettings(Section):
+    max_waiting: int = Field(
+        1000,
+        ge=1,
+        description="Machines that may wait for approval at once: a flood of made-up MACs fills no database.",
+    )
+
+
+class InspectionSettings(Section):
+    on_enrol: bool = Field(
+        False,
+        description="Boot every new host that can boot from the network into the ramdisk to look at its hardware; its parameter inspect (ramdisk or sensors) wins.",
+    )
+    tests: list[str] = Field(
+        [],
+        description="Hardware tests of such a first inspection, by name, or all; a host's parameter tests wins.",
+    )
+
+
+class EraseSettings(Section):
+    default: Literal["auto", "quick", "full", "none"] = Field(
+        "auto",
+        description="How release erases disks: auto (the best each disk can do, verified by samples), full (every byte written and read back), "
+        "quick (discard and metadata only), none. A host's parameter erase wins, release --erase wins over both.",
     )
 
 
@@ -266,6 +304,9 @@ class Settings(BaseSettings):
     engine: EngineSettings = Field(default_factory=EngineSettings)
     dhcp: DhcpSettings = Field(default_factory=DhcpSettings)
     handover: HandoverSettings = Field(default_factory=HandoverSettings)
+    discovery: DiscoverySettings = Field(default_factory=DiscoverySettings)
+    inspection: InspectionSettings = Field(default_factory=InspectionSettings)
+    erase: EraseSettings = Field(default_factory=EraseSettings)
     templates: TemplateSettings = Field(default_factory=TemplateSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     notify: NotifySettings = Field(default_factory=NotifySettings)

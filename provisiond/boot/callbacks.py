@@ -57,8 +57,12 @@ async def fields(request: web.Request) -> Fields:
 def text(given: Fields, name: str, limit: int) -> str:
     """One field as text without control characters (but line breaks and tabs) and boot tokens, its last ``limit`` characters."""
     value = given.get(name, "")
-    joined = "\n".join(value) if isinstance(value, list) else value
-    shown = _CONTROL.sub("?", joined.replace("\r\n", "\n").replace("\x00", ""))
+    return clean("\n".join(value) if isinstance(value, list) else value, limit)
+
+
+def clean(told: str, limit: int) -> str:
+    """What a machine told, without control characters (but line breaks and tabs), boot tokens and tickets; its last ``limit`` characters."""
+    shown = _CONTROL.sub("?", told.replace("\r\n", "\n").replace("\x00", ""))
     # installers log their kernel's arguments and the commands they run
     return without_token(shown)[-limit:]
 

@@ -5,22 +5,27 @@ What is written is what the machine shows without proof, its MAC. Nothing is don
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.boot.machines import Machine
-from provisiond.boot.target import Boot
+from provisiond.boot.target import Boot, Target
 from provisiond.inventory import history
+from provisiond.inventory.hardware_tables import AgentSession
+from provisiond.inventory.resolve import host_by_mac
 from provisiond.inventory.store import EVENTS, HOSTS, Store
-from provisiond.inventory.tables import Host, Interface, table
+from provisiond.inventory.tables import Host, Interface, table, utcnow
 
 log = structlog.get_logger(__name__)
 
 MAX_WAITING = 1000
 """More hosts than this never wait for approval: a flood of made-up MACs fills no database."""
-_host = table(Host)
+_host, _session = table(Host), table(AgentSession)
 
 
 async def discover(store: Store, machine: Machine) -> bool:
@@ -47,3 +52,18 @@ async def discover(store: Store, machine: Machine) -> bool:
         return await store.transact(work, HOSTS, EVENTS)
     except IntegrityError:  # it asked twice at once, or the name is taken
         return False
+
+
+async def bind_discovered(store: Store, session_row: Any, machine: Machine) -> str:
+    """The machine of a ramdisk's session is a host from now on; its name. The session is the host's."""
+    unknown = replace(machine, target=Target(Boot.WAIT, ""))
+    await discover(store, unknown)
+
+    async def work(session: AsyncSession) -> str:
+        host_id = await host_by_mac(session, machine.mac) if machine.host is None else machine.host.id
+        bound = update(_session).where(_session.c.id == session_row.id)
+        await session.execute(bound.values(host_id=host_id, facts_at=utcnow()))
+        found = await session.execute(select(_host.c.name).where(_host.c.id == host_id))
+        return str(found.scalar() or "")
+
+    return await store.transact(work)

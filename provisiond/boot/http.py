@@ -26,6 +26,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from provisiond.boot import callbacks
+from provisiond.boot.agent import agent_app
 from provisiond.boot.discovery import discover
 from provisiond.boot.image_source import ImageSource, image_source
 from provisiond.boot.loader import Loaders
@@ -90,6 +91,7 @@ def boot_app(
     for place in ("", "seed/"):
         get(f"{build}/{place}{{kind:{'|'.join(SEED)}}}", door.seed)
     post(f"{build}/{{callback:{'|'.join(callbacks.CALLBACKS)}}}", door.callback)
+    app.add_subapp("/agent", agent_app(world, machines))
     return app
 
 

@@ -105,6 +105,13 @@ class Machines:
             except NotFound:
                 return None
 
+    async def by_session(self, host_id: str | None, mac: str, client_ip: str) -> Machine:
+        """The machine whose ramdisk has a session: of this host, or else with the card it was started from. Raises NotFound."""
+        if host_id is None:
+            return await self.by_mac(mac, client_ip)
+        async with self.world.store.read() as session:
+            return await self._machine(session, host_id, mac, client_ip)
+
     async def by_token(self, token: str) -> Machine:
         """The machine whose build this token belongs to; its build is alive. Raises TokenRefused."""
         async with self.world.store.read() as session:
@@ -124,7 +131,7 @@ class Machines:
             raise TokenRefused(
                 410, f"the build of host {machine.name} that this boot token was made for is over"
             )
-        await self._alive(owner.deployment_id)
+        await self.alive(owner.deployment_id)
         return machine
 
     async def hand_out(self, machine: Machine) -> Machine:
@@ -184,8 +191,8 @@ class Machines:
         )  # fmt: skip
         return Machine(host, mac or (host.mac or "" if host else ""), target)
 
-    async def _alive(self, deployment_id: str) -> None:
-        """A request under the token is a sign of life; written once a minute at most."""
+    async def alive(self, deployment_id: str) -> None:
+        """A request for the build is a sign of life, which keeps its token; written once a minute at most."""
         now = time.monotonic()
         if now - self._renewed.get(deployment_id, -RENEW_SECONDS) >= RENEW_SECONDS:
             _remember(self._renewed, deployment_id, now)

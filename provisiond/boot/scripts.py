@@ -11,10 +11,12 @@ from typing import Literal
 
 import structlog
 
+from provisiond.boot import tickets
 from provisiond.boot.machines import BootWorld, Machine, Machines
 from provisiond.boot.target import Boot, Target
 from provisiond.config import Settings
 from provisiond.errors import ProvisiondError, RenderError
+from provisiond.inventory.tables import utcnow
 from provisiond.lifecycle import signals
 from provisiond.templating.context import BootFiles
 
@@ -22,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 Loader = Literal["ipxe", "grub", "pxelinux", "kexec"]
 KERNEL, INITRD = "kernel", "initrd"
+TICKET = "TICKET-OF-THIS-BOOT"
 
 
 class NotServable(ProvisiondError):
@@ -107,16 +110,27 @@ class Scripts:
             )
 
     async def _render(self, machine: Machine, loader: Loader, by_http: bool) -> str:
+        if machine.target.boot is Boot.INSTALLER:
+            assert machine.host is not None
+            urls = self._machines.urls_of(machine)
+            files = self._files(machine, loader, by_http, urls.base, urls.base)
+            return await self._world.renderings.serve(machine.host, f"{loader}-installer", urls, files)
+        text = await self._ramdisk(machine, loader, by_http)
+        host_id = machine.host.id if machine.host else None
+        keys = self._world.box.derived(tickets.PURPOSE)
+        return text.replace(TICKET, tickets.issue(keys, machine.mac, host_id, utcnow()))
+
+    async def _ramdisk(self, machine: Machine, loader: Loader, by_http: bool) -> str:
+        """The script that starts the ramdisk, with TICKET in its ticket's place, which so is in no record of what was served."""
         world = self._world
         if machine.target.builds:
             assert machine.host is not None
             urls = self._machines.urls_of(machine)
-            kind = "installer" if machine.target.boot is Boot.INSTALLER else "ramdisk"
-            files = self._files(machine, loader, by_http, urls.base, urls.base)
-            return await world.renderings.serve(machine.host, f"{loader}-{kind}", urls, files)
+            files = replace(self._files(machine, loader, by_http, urls.base, urls.base), ticket=TICKET)
+            return await world.renderings.serve(machine.host, f"{loader}-ramdisk", urls, files)
         base = f"{world.boot_url}/boot"
         asks = f"{base}/wait/{machine.mac.replace(':', '-')}"
-        files = self._files(machine, loader, by_http, f"{base}/ramdisk", asks)
+        files = replace(self._files(machine, loader, by_http, f"{base}/ramdisk", asks), ticket=TICKET)
         return await world.renderings.render_machine(f"{loader}-ramdisk", base, files)
 
     def _files(self, machine: Machine, loader: Loader, by_http: bool, base: str, url: str) -> BootFiles:

@@ -14,9 +14,12 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import select, update
 
 from provisiond.errors import ConfigError
+from provisiond.inventory.hardware_tables import Task
 from provisiond.inventory.release_tables import TemplateSource
 from provisiond.inventory.tables import Bmc, Deployment, table
 
@@ -30,6 +33,7 @@ _ENCRYPTED = (
     (table(Deployment), "secret_seed"),
     (table(TemplateSource), "secret_key"),
     (table(TemplateSource), "secret_hook"),
+    (table(Task), "secret"),
 )
 
 
@@ -77,6 +81,10 @@ class SecretBox:
             raise ConfigError(
                 f"a stored secret cannot be decrypted with the keys in {self.path}; put back the key file it was made with"
             ) from None
+
+    def derived(self, purpose: str) -> list[bytes]:
+        """A key of 32 bytes for each of the file's, newest first, that says nothing of it or of those for another ``purpose`` (HKDF, RFC 5869)."""
+        return [HKDF(hashes.SHA256(), 32, salt=None, info=purpose.encode()).derive(key) for key in self._keys]
 
     async def rotate(self, store: Store) -> int:
         """Re-encrypt every secret under a new key and return how many there were.

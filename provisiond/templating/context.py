@@ -54,7 +54,8 @@ class BuildUrls:
 class BootFiles:
     """What a boot loader is to fetch, as that loader reads it (URL or path), for the machine with ``mac``.
 
-    ``url`` is what the ramdisk asks (BuildUrls.base, or the discovery's); ``why`` is the sentence on the boot screen.
+    ``url`` is what the ramdisk asks (BuildUrls.base, or the discovery's), ``ticket`` what it proves itself with; ``why`` is the sentence
+    on the boot screen.
     """
 
     mac: str = ""
@@ -62,6 +63,7 @@ class BootFiles:
     kernel: str = ""
     initrd: str = ""
     url: str = field(default="", repr=False)
+    ticket: str = field(default="", repr=False)
 
     def names(self) -> dict[str, str]:
         return {name: value for name, value in vars(self).items() if value}

@@ -81,6 +81,7 @@ class Loader(_Strict):
     kernel: str = ""
     initrd: str = ""
     url: str = ""
+    ticket: str = ""
 
 
 class Fixture(_Strict):
@@ -164,6 +165,7 @@ class Fixture(_Strict):
                 "kernel": f"{self.boot_url}/boot/media/kernel",
                 "initrd": f"{self.boot_url}/boot/media/initrd",
                 "url": self.urls().base,
+                "ticket": "t1ck3t-t1ck3t-t1ck3t",
                 **given,
             }
         )

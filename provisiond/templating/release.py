@@ -194,7 +194,12 @@ def tried_contexts(
 def tried_boot(host: ResolvedHost, urls: BuildUrls) -> BootFiles:
     """Stands for what a loader would fetch, where something is rendered that no loader asked for."""
     return BootFiles(
-        mac=host.mac or "00:00:00:00:00:00", why="check", kernel="kernel", initrd="initrd", url=urls.base
+        mac=host.mac or "00:00:00:00:00:00",
+        why="check",
+        kernel="kernel",
+        initrd="initrd",
+        url=urls.base,
+        ticket="ticket",
     )
 
 

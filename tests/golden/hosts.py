@@ -17,6 +17,7 @@ BOOT = BootFiles(
     kernel="http://10.0.0.1:8421/boot/media/kernel",
     initrd="http://10.0.0.1:8421/boot/media/initrd",
     url=URLS.base,
+    ticket="t1ck3t-t1ck3t-t1ck3t",
 )
 
 FIXTURES = read_fixtures([shipped_directory()])

@@ -1,0 +1,367 @@
+"""The ramdisk's door, below /agent: JSON in and out. What is refused says why in {"error": "..."}.
+
+    POST /agent/claim      a ticket becomes a session          GET  /agent/plan          what to do now
+    POST /agent/progress   go on, or stop                      POST /agent/done  failed  log      of the plan with that id
+    POST /agent/facts      what the machine is made of         POST /agent/test  erased           results on the way
+    GET  /agent/test/NAME  script of a hardware test           GET  /agent/rescue        GET /agent/speed?mib=N   zeros
+
+All but claim want `Authorization: Bearer SESSION:SECRET`. Every call may be repeated: each is one transaction that leaves alone
+what is stored already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from provisiond.boot import plans, sessions
+from provisiond.boot.callbacks import clean
+from provisiond.boot.image_source import image_source
+from provisiond.boot.machines import BootWorld, Machine, Machines
+from provisiond.boot.scripts import NotServable
+from provisiond.boot.sessions import AgentRefused
+from provisiond.boot.target import Boot
+from provisiond.errors import Conflict, NotFound, RenderError
+from provisiond.inventory.facts import Facts
+from provisiond.inventory.masking import cut_out
+from provisiond.lifecycle import agent_logs, signals, tasks
+from provisiond.templating.context import BuildUrls
+
+log = structlog.get_logger(__name__)
+
+LIMITS = {"claim": 16 << 10, "facts": 512 << 10, "test": 256 << 10, "log": 1 << 20}
+"""Bytes of a body, by the last part of the path; others have SMALL."""
+SMALL = 128 << 10
+LOG_TAIL = 64 * 1024
+MAX_SPEED_MIB = 1024
+SPEED_TESTS = 4  # at once: they are to measure the network, and machines are built meanwhile
+_ZEROS = bytes(1 << 18)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def agent_app(world: BootWorld, machines: Machines) -> web.Application:
+    """The application below /agent of the boot server. ``machines`` is shared with it, so that boots are counted once."""
+    app = web.Application(middlewares=[_json_errors])
+    door = _Door(world, machines)
+    get, post = app.router.add_get, app.router.add_post
+    post("/claim", door.claim)
+    get("/plan", door.plan)
+    get("/rescue", door.rescue)
+    get("/speed", door.speed)
+    for name in ("facts", "progress", "done", "failed", "log", "test", "erased"):
+        post(f"/{name}", getattr(door, name))
+    return app
+
+
+@web.middleware
+async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal as one sentence. What went wrong inside is logged, not told to machines."""
+    try:
+        return await handler(request)
+    except AgentRefused as refused:
+        return _error(refused.status, str(refused))
+    except web.HTTPException as answer:
+        return _error(answer.status, answer.text or str(answer.reason))
+    except NotFound:
+        return _error(410, "this session is over: its host was deleted")
+    except (NotServable, RenderError) as error:
+        log.error("agent.not_servable", path=request.path, error=str(error))
+        return _error(
+            503,
+            str(error)
+            if isinstance(error, NotServable)
+            else "it cannot be rendered; the host's history says why",
+        )
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception:
+        log.exception("agent.request_broke", path=request.path)
+        return _error(500, "the daemon failed to answer; its log says why")
+
+
+class _Door:
+    """The handlers."""
+
+    def __init__(self, world: BootWorld, machines: Machines) -> None:
+        self._world, self._machines = world, machines
+        self._speed = asyncio.Semaphore(SPEED_TESTS)
+
+    # --- who it is ------------------------------------------------------------------------------------
+
+    async def claim(self, request: web.Request) -> web.Response:
+        """{"ticket", "secret", "identity": {"macs", "serial", "uuid"}, "version": 1} -> {"session", "host"}."""
+        body = await _body(request)
+        if body.get("version") != 1:
+            raise AgentRefused(400, "this daemon speaks version 1 with its ramdisk: make the ramdisk anew")
+        identity = sessions.identity_of(body.get("identity"), request.remote or "")
+        claimed = await sessions.claim(self._world, _text(body, "ticket"), _text(body, "secret"), identity)
+        return _json({"session": claimed.session, "host": claimed.host})
+
+    async def _prove(self, request: web.Request) -> tuple[Any, Machine]:
+        """The session, and the machine as it stands now."""
+        header = request.headers.get("Authorization", "")
+        address = request.remote or ""
+        session = await sessions.prove(self._world.store, header, address)
+        return session, await self._machines.by_session(session.host_id, session.mac, address)
+
+    # --- what to do -------------------------------------------------------------------------------------
+
+    async def plan(self, request: web.Request) -> web.Response:
+        """What to do now."""
+        session, machine = await self._prove(request)
+        try:
+            return _json(await self._plan(session, machine))
+        except (NotServable, RenderError) as error:
+            await self._give_up(machine, error)
+            return _json(plans.wait(facts=False))
+
+    async def _plan(self, session: Any, machine: Machine) -> dict[str, Any]:
+        host = machine.host
+        if host is not None and machine.target.boot is Boot.IMAGE and host.deployment is not None:
+            if host.deployment.boots == 0:  # its ramdisk was running before the build began
+                machine = await self._machines.hand_out(machine)
+            if machine.target.boot is Boot.IMAGE:
+                source = await asyncio.to_thread(image_source, self._world.settings, host)
+                return plans.image_plan(host, source, self._machines.urls_of(machine))
+        elif host is not None and machine.target.tasked and host.task is not None:
+            return plans.task_plan(host, self._world.box, _no_test)
+        if not plans.waits(machine) and session.host_id is not None:
+            return dict(plans.REBOOT)
+        return plans.wait(facts=session.facts_at is None)
+
+    async def _give_up(self, machine: Machine, error: Exception) -> None:
+        """What cannot be served fails the work at once, with the reason, instead of by its time limit."""
+        log.error("agent.not_servable", host=machine.name, error=str(error))
+        host = machine.host
+        if host is None:
+            return
+        if machine.target.builds and host.deployment is not None:
+            await signals.failed(self._world.store, host.deployment.id, str(error), "")
+        elif machine.target.tasked and host.task is not None:
+            await tasks.task_failed(self._world.store, host.task.id, str(error), "")
+
+    async def rescue(self, request: web.Request) -> web.Response:
+        """The script that makes the ramdisk a place to repair this host from, while the host is in rescue."""
+        _, machine = await self._prove(request)
+        if machine.target.boot is not Boot.RESCUE or machine.host is None:
+            raise web.HTTPGone(text=f"host {machine.name} is not in rescue: {machine.target.why}")
+        urls = BuildUrls.of(self._world.boot_url, "none")  # no file of a build is fetched by it
+        text = await self._world.renderings.serve(machine.host, "rescue", urls)
+        return web.Response(text=text, headers={"Cache-Control": "no-store"})
+
+    async def speed(self, request: web.Request) -> web.StreamResponse:
+        """``mib`` MiB of zeros, at most 1024: what the network carries. 503 while others measure."""
+        await self._prove(request)
+        wanted = request.query.get("mib", "")
+        if not (wanted.isascii() and wanted.isdecimal() and 0 < int(wanted[:9]) <= MAX_SPEED_MIB):
+            raise web.HTTPBadRequest(text=f"mib must be a whole number from 1 to {MAX_SPEED_MIB}")
+        if self._speed.locked():
+            raise web.HTTPServiceUnavailable(
+                text=f"{SPEED_TESTS} machines measure already: ask again", headers={"Retry-After": "5"}
+            )
+        async with self._speed:
+            answer = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+            answer.content_length = int(wanted) << 20
+            await answer.prepare(request)
+            for _ in range((int(wanted) << 20) // len(_ZEROS)):
+                await answer.write(_ZEROS)
+            await answer.write_eof()
+            return answer
+
+    # --- what it tells ----------------------------------------------------------------------------------
+
+    async def progress(self, request: web.Request) -> web.Response:
+        """{"id", "percent", "text", "done", "total"} -> {"go": true}, or {"go": false, "why"}: the work is not wanted any more."""
+        body = await _body(request)
+        _, machine = await self._prove(request)
+        work, percent = _text(body, "id"), body.get("percent")
+        if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
+            raise web.HTTPBadRequest(text="percent must be a number from 0 to 100")
+        text = " ".join(self._told(machine, body, "text", 256).split())
+        done, total = _count(body, "done"), _count(body, "total")
+        why = await self._go(machine, work, int(percent), text, done, total)
+        return _json({"go": False, "why": why} if why else {"go": True})
+
+    async def _go(self, machine: Machine, work: str, percent: int, text: str, done: int, total: int) -> str:
+        """Tell it, and why the machine is to stop; '' to go on."""
+        host, store = machine.host, self._world.store
+        if _is_build(machine, work):
+            if machine.target.boot is not Boot.IMAGE:
+                return machine.target.why
+            if total:
+                text = f"{text} ({done >> 20} of {total >> 20} MiB)"
+            await self._machines.alive(work)
+            await signals.progress(store, work, percent, text)
+            return ""
+        if host is not None and host.task is not None and host.task.id == work:
+            if not machine.target.tasked:
+                return machine.target.why
+            return await tasks.task_progress(store, work, percent, text, done, total)
+        return "this work is over: its host has something else to do"
+
+    async def done(self, request: web.Request) -> web.Response:
+        """{"id", "result"}: the plan is carried out."""
+        body = await _body(request)
+        _, machine = await self._prove(request)
+        work, result = _text(body, "id"), body.get("result")
+        if _is_build(machine, work):
+            await signals.built(self._world.store, work)
+        elif _is_task(machine, work):
+            await tasks.task_done(self._world.store, work, result if isinstance(result, dict) else {})
+        return _json({})
+
+    async def failed(self, request: web.Request) -> web.Response:
+        """{"id", "message", "log"}: it cannot be carried out."""
+        body = await _body(request)
+        _, machine = await self._prove(request)
+        work = _text(body, "id")
+        message = " ".join(self._told(machine, body, "message", 2048).split())
+        message = message or "the ramdisk reported a failure without a message"
+        tail = self._told(machine, body, "log", LOG_TAIL).encode()[-LOG_TAIL:].decode("utf-8", "ignore")
+        if _is_build(machine, work):
+            await signals.failed(self._world.store, work, message, tail)
+        elif _is_task(machine, work):
+            await tasks.task_failed(self._world.store, work, message, tail)
+        return _json({})
+
+    async def log(self, request: web.Request) -> web.Response:
+        """{"id", "text"}: the whole log of the work; kept beside the database."""
+        body = await _body(request)
+        _, machine = await self._prove(request)
+        if machine.host is not None:
+            text = self._told(machine, body, "text", agent_logs.LOG_BYTES)
+            folder = self._world.settings.state.agent_log_dir
+            try:
+                await asyncio.to_thread(agent_logs.keep, folder, machine.host.id, _text(body, "id"), text)
+            except ValueError as error:
+                raise web.HTTPBadRequest(text=str(error)) from None
+        return _json({})
+
+    async def facts(self, request: web.Request) -> web.Response:
+        """What the machine is made of -> {"host": name}."""
+        body = await _body(request)
+        session, machine = await self._prove(request)
+        facts = Facts.model_validate(body)
+        return _json({"host": await _take(self._world, session, machine, facts)})
+
+    async def test(self, request: web.Request) -> web.Response:
+        """{"id", "name", "verdict", "output", "seconds"}: one hardware test is through."""
+        body = await _body(request)
+        _, machine = await self._prove(request)
+        seconds, name = body.get("seconds"), _text(body, "name")[:64]
+        if not name:
+            raise web.HTTPBadRequest(text="name must say which test it was")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
+            seconds = 0.0
+        output = self._told(machine, body, "output", tasks.TEST_OUTPUT)
+        if _is_task(machine, work := _text(body, "id")):
+            try:
+                await tasks.record_test(
+                    self._world.store, work, name, _text(body, "verdict"), output, float(seconds)
+                )
+            except Conflict as error:
+                raise web.HTTPBadRequest(text=str(error)) from None
+        return _json({})
+
+    async def erased(self, request: web.Request) -> web.Response:
+        """{"id", "disk", "method", "started", "ended", "verified", "message"}: one disk was erased, or it was tried."""
+        body = await _body(request)
+        _, machine = await self._prove(request)
+        if _is_task(machine, work := _text(body, "id")):
+            await tasks.record_erasure(
+                self._world.store, work, _disk(body.get("disk")), method=clean(_text(body, "method"), 32) or "unknown",
+                started=_time(body, "started"), ended=_time(body, "ended"), verified=body.get("verified") is True,
+                message=self._told(machine, body, "message", 1024),
+            )  # fmt: skip
+        return _json({})
+
+    def _told(self, machine: Machine, body: dict[str, Any], name: str, limit: int) -> str:
+        """A text of the machine's without control characters, tokens, tickets and secrets of its host."""
+        text = clean(_text(body, name), limit)
+        host = machine.host
+        if host is None:
+            return text
+        if host.task is not None and host.task.secret:
+            text = cut_out(text, json.loads(self._world.box.decrypt(host.task.secret)))
+        return cut_out(text, host.parameters)
+
+
+# --- inner -----------------------------------------------------------------------------------------------
+
+
+async def _take(world: BootWorld, session: Any, machine: Machine, facts: Facts) -> str:
+    """Until there is an intake: the machine becomes a discovered host, and the session its."""
+    from provisiond.boot.discovery import bind_discovered
+
+    return await bind_discovered(world.store, session, machine)
+
+
+def _no_test(name: str) -> dict[str, Any] | None:
+    return None
+
+
+def _is_build(machine: Machine, work: str) -> bool:
+    deployment = machine.host.deployment if machine.host else None
+    return deployment is not None and deployment.id == work and deployment.ended_at is None
+
+
+def _is_task(machine: Machine, work: str) -> bool:
+    return machine.host is not None and machine.host.task is not None and machine.host.task.id == work
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """The JSON object of the body. Raises HTTPBadRequest, HTTPRequestEntityTooLarge."""
+    limit = LIMITS.get(request.path.rpartition("/")[2], SMALL)
+    raw = await request.read()
+    if len(raw) > limit:
+        raise web.HTTPRequestEntityTooLarge(limit, len(raw), text=f"more than {limit} bytes")
+    try:
+        value = json.loads(raw or b"{}")
+    except (ValueError, RecursionError):
+        raise web.HTTPBadRequest(text="the body is not JSON") from None
+    if not isinstance(value, dict):
+        raise web.HTTPBadRequest(text="the body is not a JSON object")
+    return value
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    """A field as text; '' where it is missing or something else. Lone surrogates, which no database takes, become '?'."""
+    value = body.get(name)
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def _count(body: dict[str, Any], name: str) -> int:
+    value = body.get(name)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 62
+    return int(value) if good and value is not None else 0
+
+
+def _time(body: dict[str, Any], name: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(_text(body, name))
+    except ValueError:
+        raise web.HTTPBadRequest(text=f"{name} must be a time as ISO 8601 writes it") from None
+    if at.tzinfo is None:
+        raise web.HTTPBadRequest(text=f"{name} must say its time zone")
+    return at
+
+
+def _disk(given: Any) -> dict[str, Any]:
+    said = given if isinstance(given, dict) else {}
+    texts = {name: clean(_text(said, name), 128) for name in ("name", "path", "model", "serial", "wwn")}
+    return {**texts, "size": _count(said, "size")}
+
+
+def _json(value: Any) -> web.Response:
+    return web.json_response(value, headers={"Cache-Control": "no-store"})
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message.strip()}, status=status)

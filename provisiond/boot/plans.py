@@ -1,0 +1,146 @@
+"""What the ramdisk's agent is to do, as JSON: the decision of boot/target.py, for a machine whose ramdisk is running already.
+
+A ramdisk that waits is given its image without a restart; it starts again only for what it cannot do itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from provisiond.boot.image_source import ImageSource
+from provisiond.boot.machines import Machine
+from provisiond.boot.target import Boot
+from provisiond.errors import RenderError
+from provisiond.inventory.resolve import ResolvedHost
+from provisiond.inventory.secrets import SecretBox
+from provisiond.inventory.storage import Storage
+from provisiond.templating.context import BuildUrls
+from provisiond.templating.disks import plan_storage
+from provisiond.templating.quoting import kargs
+from provisiond.templating.served import SEED
+
+WAIT_SECONDS = 5
+REBOOT: Mapping[str, Any] = {"id": "reboot", "action": "reboot"}
+CONSOLE = "ttyS0,115200n8"
+
+_WAITING_STATES = frozenset({"discovered", "enrolled", "inspecting", "ready", "releasing"})
+"""In these a machine has nothing on its disks to boot, or is about to be given work."""
+
+
+def wait(*, facts: bool) -> dict[str, Any]:
+    """Ask again soon; ``facts``: say what you are made of first."""
+    return {"id": "wait", "action": "wait", "seconds": WAIT_SECONDS, "facts": facts}
+
+
+def waits(machine: Machine) -> bool:
+    """Whether a machine that has no work now is to wait for some; else it starts again, and boots what it is told then."""
+    if machine.target.boot is not Boot.LOCAL:
+        return machine.target.boot is not Boot.INSTALLER
+    if machine.host is None:
+        return False
+    state, deployment = machine.host.row.state, machine.host.deployment
+    if state == "building":
+        return deployment is None or deployment.built_at is None
+    return state in _WAITING_STATES
+
+
+def image_plan(host: ResolvedHost, source: ImageSource, urls: BuildUrls) -> dict[str, Any]:
+    """Write the image. Raises RenderError when a parameter or the storage description cannot stand in a plan.
+
+    Parameters of the host: `finish` (kexec or reboot), `serial_console`, `kernel_arguments`; of the image: `root_label` (default
+    root) and `kernel_arguments`.
+    """
+    assert host.deployment is not None
+    own, image = host.parameters, host.image.parameters if host.image else {}
+    label, finish = str(image.get("root_label", "root")), str(own.get("finish", "kexec"))
+    if finish not in {"kexec", "reboot"}:
+        raise RenderError(
+            "plan", f"parameter 'finish' of host {host.name} must be kexec or reboot, not {finish!r}", key="finish"
+        )  # fmt: skip
+    console = own.get("serial_console", CONSOLE)
+    storage = _storage(host)
+    return {
+        "id": host.deployment.id,
+        "action": "image",
+        "image": {
+            "url": f"{urls.base}/{source.name}",
+            "map": f"{urls.base}/blockmap" if source.map else None,
+            "encoding": source.encoding,
+            "sha256": source.sha256,
+            "size_mib": source.size_mib,
+            "used_mib": source.used_mib,
+            "root": _root(source.partitions),
+        },
+        "disk": _root_disk(host, storage),
+        "keep": storage["keep"],
+        "layout": None,
+        "passphrase": None,
+        "firmware": host.row.firmware,
+        "seed": {name: f"{urls.base}/{name}" for name in SEED},
+        "host_keys": None,
+        "finish": finish,
+        "cmdline": " ".join(_arguments(host, [f"root=LABEL={label}", "ro"])),
+        "serial": console.partition(",")[0] if isinstance(console, str) else None,
+        "hostname": host.name,
+    }
+
+
+def task_plan(
+    host: ResolvedHost, box: SecretBox, test: Callable[[str], dict[str, Any] | None]
+) -> dict[str, Any]:
+    """Inspect, erase or rescue, by the host's task. ``test`` gives {"name", "timeout", "sha256"} of a hardware test, None: there is none."""
+    task = host.task
+    assert task is not None
+    plan: dict[str, Any] = {"id": task.id, "action": task.kind}
+    if task.kind == "inspect":
+        secret = json.loads(box.decrypt(task.secret)) if task.secret else {}
+        known = [test(name) for name in task.options.get("tests", ())]
+        return {**plan, "tests": [t for t in known if t is not None], "bmc": secret.get("bmc")}
+    if task.kind == "erase":
+        return {**plan, "mode": task.options.get("mode", "auto"), "keep": _storage(host)["keep"]}
+    return {**plan, "keys": list(task.options.get("keys", ()))}
+
+
+def _storage(host: ResolvedHost) -> dict[str, Any]:
+    try:
+        storage = Storage.model_validate(host.storage) if host.storage is not None else None
+        return plan_storage(storage, host.row.firmware)
+    except ValueError as error:
+        raise RenderError(
+            "plan", f"the storage description of host {host.name} does not fit: {error}", key="storage"
+        ) from None
+
+
+def _root_disk(host: ResolvedHost, storage: dict[str, Any]) -> dict[str, Any]:
+    """The selector of the disk that carries /."""
+    root = storage["root"]["name"]
+    for disk in storage["disks"]:
+        if root in [p["name"] for p in disk["partitions"]]:
+            return dict(disk["match"])
+    raise RenderError(
+        "plan", f"host {host.name}: / is on no partition of a disk in its storage description, so an image cannot be written there",
+        key="storage.disks",
+    )  # fmt: skip
+
+
+def _root(partitions: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The partition of the image that holds /, where it is known."""
+    found = next((p for p in partitions if p.get("mount") == "/"), None)
+    return {key: found.get(key) for key in ("number", "filesystem", "label")} if found else None
+
+
+def _arguments(host: ResolvedHost, words: list[object]) -> list[str]:
+    """Kernel arguments of the first start, when the ramdisk starts the new kernel itself: ``words`` and those of host and image."""
+    console = host.parameters.get("serial_console", CONSOLE)
+    words += ["console=tty0", f"console={console}"] if isinstance(console, str) else []
+    for parameters in (host.image.parameters if host.image else {}, host.parameters):
+        several = parameters.get("kernel_arguments", ())
+        words += several if isinstance(several, list | tuple) else []
+    try:
+        return [kargs(word) for word in words]
+    except ValueError as error:
+        raise RenderError(
+            "plan", f"kernel_arguments of host {host.name}: {error}", key="kernel_arguments"
+        ) from None
