@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 from provisiond.media.fetch import MediaError
 
-PACKAGES = {"gpgv": "gpgv", "qemu-img": "qemu-utils", "prlimit": "util-linux"}
+PACKAGES = {"blkid": "util-linux", "gpgv": "gpgv", "sfdisk": "fdisk", "qemu-img": "qemu-utils", "prlimit": "util-linux"}
 
 
 @asynccontextmanager

@@ -97,6 +97,27 @@ def plan_storage(
     }
 
 
+def needs_layout(plan: dict[str, Any]) -> bool:
+    """Whether an image's root file system is put into a layout made for it; else the whole image is written to the disk of /.
+
+    An image has its own partitions and becomes / that takes the rest of its disk; cloud-init adds swap as a file, and one file system
+    on a further disk that it finds by path or id (snippets/image-storage.yaml). RAID, LVM, LUKS, a size for /, partitions beside it
+    are beyond that.
+    """
+    if plan["raids"] or plan["volume_groups"] or plan["encrypted"]:
+        return True
+    for disk in plan["disks"]:
+        own = plan["root"]["name"] in [part["name"] for part in disk["partitions"]]
+        files = [part for part in disk["partitions"] if part["use"] == "filesystem"]
+        if len(files) != 1 or files[0]["size_mib"] is not None:
+            return True
+        if not own and (
+            len(disk["partitions"]) != 1 or (disk["match"]["path"] or disk["match"]["id"]) is None
+        ):
+            return True
+    return any(block["size_mib"] is None for block in plan["swap"])
+
+
 def match(disk: Disk) -> dict[str, Any]:
     """A selector as templates see it; exactly one of path, id, search (serial, min_mib, rotational) or first is given."""
     found = {

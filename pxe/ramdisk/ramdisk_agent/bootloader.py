@@ -278,10 +278,6 @@ def make_entry(disk: str, number: int, label: str, loader: str | None = None) ->
     Without `loader` it is looked for on the partition. No firmware variables (BIOS, or a kernel without them), and firmware that
     takes no entry, are told and are no failure: it starts \\EFI\\BOOT then.
     """
-    from ramdisk_agent.layout import (
-        node,
-    )  # layout imports nothing of this module; this way round it would be a circle
-
     if not EFIVARS.parent.is_dir():
         return "no firmware variables here: no boot entry was made, the firmware finds \\EFI\\BOOT by itself"
     if not any(EFIVARS.iterdir()):
