@@ -6,7 +6,16 @@ import inspect
 import sys
 
 from provisiond.lifecycle.path import PATH
-from provisiond.lifecycle.table import DONE, LIMITS, MEANING, RESTING, TRANSITIONS, WANTED_LATER, State
+from provisiond.lifecycle.table import (
+    DONE,
+    LEAVING,
+    LIMITS,
+    MEANING,
+    RESTING,
+    TRANSITIONS,
+    WANTED_LATER,
+    State,
+)
 
 _HEAD = """# The life of a host
 
@@ -40,6 +49,10 @@ def document() -> str:
     lines += [
         f"| `{here}` | {'its last step is done' if verb == DONE else f'`{verb}`'} | `{there}` |"
         for (here, verb), there in TRANSITIONS.items()
+    ]
+    lines += [
+        f"| `{here}` | `{verb}`, and its step `{step}` is done | `{TRANSITIONS[here, DONE]}` |"
+        for (here, verb), step in LEAVING.items()
     ]
     later = [f"`{verb}` in `{state}`" for state, verbs in WANTED_LATER.items() for verb in sorted(verbs)]
     lines += [

@@ -10,30 +10,38 @@ from provisiond.errors import Conflict, NotFound
 from provisiond.inventory import history
 from provisiond.inventory.store import EVENTS, HOSTS, Store
 from provisiond.inventory.tables import utcnow
-from provisiond.lifecycle import rows
+from provisiond.lifecycle import rows, tasks
+from provisiond.lifecycle.asked import NOTHING, Asked, follow
 from provisiond.lifecycle.path import retry_step
-from provisiond.lifecycle.table import RESTING, TRANSITIONS, WANTED_LATER, State, Verb, allowed
+from provisiond.lifecycle.table import LEAVING, RESTING, TRANSITIONS, WANTED_LATER, State, Verb, allowed
 
-__all__ = ["Verb", "ask", "request", "set_lock", "set_maintenance", "set_power"]
+__all__ = ["Asked", "Verb", "ask", "request", "set_lock", "set_maintenance", "set_power"]
 
 POWER_ACTIONS = frozenset({"on", "off", "cycle", "reset"})
 _POWER_STATES = frozenset({State.ENROLLED, State.READY, State.ACTIVE})
-_GUARDED = frozenset({Verb.REBUILD, Verb.RELEASE, Verb.RETIRE, Verb.BUILD, Verb.CANCEL, Verb.CONFIGURE})
+_GUARDED = frozenset(
+    {Verb.REBUILD, Verb.RELEASE, Verb.RETIRE, Verb.BUILD, Verb.CANCEL, Verb.CONFIGURE, Verb.RESCUE}
+)
 
 
-async def request(store: Store, name: str, verb: Verb, *, actor: str, cause: str = "") -> None:
-    """Ask for ``verb`` on the host of this name or id.
+async def request(
+    store: Store, name: str, verb: Verb, *, actor: str, cause: str = "", asked: Asked = NOTHING
+) -> None:
+    """Ask for ``verb`` on the host of this name or id, with what else is ``asked``.
 
-    Raises NotFound, or Conflict when the host is locked, in maintenance, or in a state that does not know the verb.
+    Raises NotFound, Conflict when the host is locked, in maintenance, or in a state that does not know the verb, or Invalid.
     """
+    asked.check(verb)
 
     async def work(session: AsyncSession) -> None:
-        await ask(session, name, verb, actor=actor, cause=cause)
+        await ask(session, name, verb, actor=actor, cause=cause, asked=asked)
 
     await store.transact(work, HOSTS, EVENTS)
 
 
-async def ask(session: AsyncSession, name: str, verb: Verb, *, actor: str, cause: str = "") -> None:
+async def ask(
+    session: AsyncSession, name: str, verb: Verb, *, actor: str, cause: str = "", asked: Asked = NOTHING
+) -> None:
     """``request`` as a part of somebody's transaction, which wakes HOSTS and EVENTS. What it raises it raises before it writes."""
     host = await _locked_row(session, name)
     state = State(host.state)
@@ -43,9 +51,23 @@ async def ask(session: AsyncSession, name: str, verb: Verb, *, actor: str, cause
     _refuse_if_guarded(host, verb)
     if verb == Verb.CANCEL and await _cancelled_gently(session, host, actor, cause):
         return
+    if step := LEAVING.get((state, verb)):
+        await history.add(session, host=host, kind=f"intent.{verb}", actor=actor, cause=cause)
+        await rows.move_host(
+            session,
+            host.id,
+            utcnow(),
+            step=step,
+            step_since=None,
+            attempts=0,
+            failure=None,
+            failure_kind=None,
+        )
+        return
     target = TRANSITIONS.get((state, verb))
     if target is None and verb in WANTED_LATER.get(state, ()):
-        await rows.move_host(session, host.id, utcnow(), wanted=str(verb))
+        change = await follow(session, host, verb, asked)
+        await rows.move_host(session, host.id, utcnow(), wanted=str(verb), **change)
         told = {"actor": actor, "cause": cause, "message": "will follow when ready"}
         await history.add(session, host=host, kind=f"intent.{verb}", **told)
         return
@@ -53,25 +75,43 @@ async def ask(session: AsyncSession, name: str, verb: Verb, *, actor: str, cause
         raise Conflict(
             f"host {host.name} is {state} and cannot {verb} now; it can: {', '.join(allowed(state)) or 'nothing but wait'}"
         )
-    await enter(session, host, target, verb, actor, cause)
+    await enter(session, host, target, verb, actor, cause, asked)
 
 
-async def enter(session: AsyncSession, host: Any, target: State, verb: Verb, actor: str, cause: str) -> None:
+async def enter(
+    session: AsyncSession,
+    host: Any,
+    target: State,
+    verb: Verb,
+    actor: str,
+    cause: str,
+    asked: Asked = NOTHING,
+) -> None:
     """Put ``host`` at the beginning of ``target``. A worker that is busy with it loses its write, and only then begins anew."""
+    change = await follow(session, host, verb, asked)
     now = utcnow()
     if target == State.CONFIGURING:
         await rows.next_run(session, host.deployment_id)
+    elif target == State.RESCUE:
+        pass  # what is in service stays deployed
     elif host.deployment_id is not None:
         await _end_deployment(session, host, verb)
     told = {"host": host, "actor": actor}
     await history.add(session, kind=f"intent.{verb}", cause=cause, **told)
-    change = {"from": host.state, "to": str(target)}
-    await history.add(session, kind="state.changed", cause=str(verb), data=change, **told)
+    moved = {"from": host.state, "to": str(target)}
+    await history.add(session, kind="state.changed", cause=str(verb), data=moved, **told)
+    await tasks.end_in(session, host, f"{verb} was asked for")
+    task = change.pop("task", None)
     kept = None if target == State.BUILDING else host.deployment_id
     await rows.move_host(
         session, host.id, now, state=str(target), step="", step_since=None, state_since=now, deadline_at=None, attempts=0,
-        failure=None, failure_kind=None, wanted=None, deployment_id=kept,
+        failure=None, failure_kind=None, wanted=None, deployment_id=kept, **change,
     )  # fmt: skip
+    if task is not None:
+        kind, options = task
+        await tasks.open_in(
+            session, await rows.lock_host(session, host.id), kind, options, actor=actor, cause=cause
+        )
 
 
 async def set_power(store: Store, name: str, action: str, *, actor: str, cause: str = "") -> None:
@@ -181,6 +221,8 @@ async def _retry(session: AsyncSession, host: Any, actor: str, cause: str) -> No
             session, host.deployment_id, failed_at=None, failure="", log_tail="", boots=0
         )
         await rows.next_run(session, host.deployment_id)
+    if host.task_id is not None:
+        await tasks.task_again(session, host.task_id)
     await history.add(session, host=host, kind="intent.retry", actor=actor, cause=cause)
     step = retry_step(State(host.state), host.step)
     await rows.move_host(

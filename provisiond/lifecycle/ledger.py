@@ -26,7 +26,7 @@ EVENT = table(Event)
 
 SETTLED = (
     "state", "step", "state_since", "step_since", "deadline_at", "attempts", "failure", "failure_kind",
-    "power_wanted", "wanted", "deployment_id",
+    "power_wanted", "wanted", "deployment_id", "task_id",
 )  # fmt: skip
 """The columns a settlement writes, always all of them, so that many hosts' go in one statement (power apart, see _SEEN)."""
 

@@ -13,6 +13,7 @@ from provisiond.lifecycle.states import (
     inspecting,
     provisioned,
     releasing,
+    rescue,
     resting,
 )
 from provisiond.lifecycle.table import State
@@ -26,6 +27,7 @@ PATH: Mapping[State, tuple[Step, ...]] = {
     State.PROVISIONED: provisioned.STEPS,
     State.CONFIGURING: configuring.STEPS,
     State.ACTIVE: resting.STEPS,
+    State.RESCUE: rescue.STEPS,
     State.RELEASING: releasing.STEPS,
     State.RETIRED: releasing.RETIRE_STEPS,
 }

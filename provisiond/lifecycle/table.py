@@ -19,6 +19,7 @@ class State(StrEnum):
     PROVISIONED = "provisioned"
     CONFIGURING = "configuring"
     ACTIVE = "active"
+    RESCUE = "rescue"
     RELEASING = "releasing"
     RETIRED = "retired"
 
@@ -31,6 +32,8 @@ class Verb(StrEnum):
     BUILD = "build"
     REBUILD = "rebuild"
     CONFIGURE = "configure"
+    RESCUE = "rescue"
+    UNRESCUE = "unrescue"
     RELEASE = "release"
     RETIRE = "retire"
     CANCEL = "cancel"
@@ -49,7 +52,8 @@ MEANING: Mapping[State, str] = {
     State.PROVISIONED: "built; its first boot is awaited",
     State.CONFIGURING: "in the hands of configuration management",
     State.ACTIVE: "in service",
-    State.RELEASING: "being taken out of service; what was made for it is removed",
+    State.RESCUE: "started from the ramdisk, to be repaired by hand; its disks are left alone",
+    State.RELEASING: "being taken out of service; what was made for it is removed, and its disks are erased",
     State.RETIRED: "gone for good; only its history stays",
 }
 
@@ -68,11 +72,22 @@ TRANSITIONS: Mapping[tuple[State, str], State] = {
     (State.ACTIVE, Verb.REBUILD): State.BUILDING,
     **{(state, Verb.REBUILD): State.BUILDING for state in _BUILDS},
     **{(state, Verb.CANCEL): State.RELEASING for state in _BUILDS},
+    (State.ACTIVE, Verb.RESCUE): State.RESCUE,
+    (State.RESCUE, DONE): State.ACTIVE,
+    (State.RESCUE, Verb.REBUILD): State.BUILDING,
+    (State.RESCUE, Verb.RELEASE): State.RELEASING,
     (State.ACTIVE, Verb.RELEASE): State.RELEASING,
     (State.READY, Verb.RELEASE): State.RELEASING,
+    (State.RELEASING, Verb.RELEASE): State.RELEASING,
     (State.RELEASING, DONE): State.READY,
     **{(state, Verb.RETIRE): State.RETIRED for state in State if state is not State.RETIRED},
 }
+
+LEAVING: Mapping[tuple[State, Verb], str] = {
+    (State.RESCUE, Verb.UNRESCUE): "leave",
+    (State.INSPECTING, Verb.CANCEL): "back",
+}
+"""Verbs that end a state by a step of its own: at once to that step, and past it as after any last step."""
 
 RESTING = frozenset({State.DISCOVERED, State.READY, State.ACTIVE})
 """States in which nothing is done until somebody asks. A retired host rests when its clean-up is done."""
@@ -86,19 +101,24 @@ WANTED_LATER: Mapping[State, frozenset[Verb]] = {
 
 LIMITS: Mapping[State, timedelta] = {
     State.ENROLLED: timedelta(minutes=10),
-    State.INSPECTING: timedelta(minutes=10),
+    State.INSPECTING: timedelta(
+        hours=24
+    ),  # tests of memory and disks take their time; a silent ramdisk fails before
     State.BUILDING: timedelta(minutes=90),
     State.PROVISIONED: timedelta(minutes=30),
     State.CONFIGURING: timedelta(minutes=90),
-    State.RELEASING: timedelta(minutes=20),
+    State.RELEASING: timedelta(hours=48),  # as long as every byte of a large rotating disk takes
     State.RETIRED: timedelta(minutes=20),
 }
-"""Time limit of each state; a host's parameter ``limits.<state>`` (minutes) overrides it. Past it the step fails for good."""
+"""Time limit of each state; a host's parameter ``limits.<state>`` (minutes) overrides it. Past it the step fails for good.
+
+Rescue has none: it is as long as its operator wants, and a machine that does not come up fails by itself."""
 
 
 def allowed(state: State) -> list[str]:
     """The verbs that make sense in ``state``, in alphabetical order."""
     verbs = {verb for (here, verb) in TRANSITIONS if here == state and verb != DONE}
+    verbs |= {verb for (here, verb) in LEAVING if here == state}
     return sorted(verbs | WANTED_LATER.get(state, frozenset()))
 
 

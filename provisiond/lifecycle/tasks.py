@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, insert, select, update
@@ -23,6 +23,7 @@ from provisiond.lifecycle import rows
 
 KINDS = ("inspect", "erase", "rescue")
 LOG_TAIL = 64 * 1024  # characters of the agent's log kept with a failure
+ALIVE = timedelta(seconds=30)  # how often a sign of life without news is written
 TEST_OUTPUT = 64 * 1024
 VERDICTS = ("pass", "fail", "degraded")
 _ERASURES = uuid.UUID("8d3bd0a4-6a0f-4c29-9c1a-0d5a0c3a6b1e")  # names erasures, so that one told twice is one
@@ -33,6 +34,11 @@ _OPEN = insert(_task)
 _SET = update(_task).where(_task.c.id == bindparam("b_id"))
 _TESTED = select(_test.c.id).where(
     _test.c.task_id == bindparam("b_task"), _test.c.name == bindparam("b_name")
+)
+_FAILED_TESTS = (
+    select(_test.c.name)
+    .where(_test.c.task_id == bindparam("b_task"), _test.c.verdict == "fail")
+    .order_by(_test.c.id)
 )
 _ERASED = select(_erasure.c.id).where(_erasure.c.id == bindparam("b_id"))
 
@@ -46,9 +52,7 @@ async def open_task(
         row = await rows.lock_host(session, host)
         if row is None:
             raise NotFound("host", host)
-        opened = await open_in(session, row, kind, options, actor=actor, secret=secret, cause=cause)
-        await rows.wake_host(session, row.id, utcnow())
-        return opened
+        return await open_in(session, row, kind, options, actor=actor, secret=secret, cause=cause)
 
     return await store.transact(work, HOSTS, EVENTS)
 
@@ -69,16 +73,28 @@ async def open_in(
                 f"host {host.name} has another task in the ramdisk ({there.kind}); wait for its end first"
             )
         return str(there.id)
-    row = new_row(
-        Task, id=new_id(), host_id=host.id, kind=kind, options=dict(options), secret=secret, actor=actor
-    )
-    await (await session.connection()).execute(_OPEN, row)
-    await rows.set_host(session, host.id, task_id=row["id"])
-    shown = {"task": row["id"], "kind": kind, **options}
+    row = task_row(host.id, kind, options, actor=actor, secret=secret)
+    await rows.move_host(session, host.id, utcnow(), task_id=row["id"])
+    await insert_task(session, row)
+    data = {"task": row["id"], "kind": kind, **options}
     await history.add(
-        session, host=host, kind="task.opened", actor=actor, cause=cause, message=kind, data=shown
+        session, host=host, kind="task.opened", actor=actor, cause=cause, message=kind, data=data
     )
     return str(row["id"])
+
+
+def task_row(
+    host_id: str, kind: str, options: Mapping[str, Any], *, actor: str, secret: str = ""
+) -> dict[str, Any]:
+    """A new task, for ``insert_task``; whoever stores it has its host point to it."""
+    return new_row(
+        Task, id=new_id(), host_id=host_id, kind=kind, options=dict(options), secret=secret, actor=actor[:128]
+    )
+
+
+async def insert_task(session: AsyncSession, row: dict[str, Any]) -> None:
+    """Store a row of ``task_row``."""
+    await (await session.connection()).execute(_OPEN, row)
 
 
 async def end_task(store: Store, task_id: str, why: str = "") -> None:
@@ -89,7 +105,6 @@ async def end_task(store: Store, task_id: str, why: str = "") -> None:
         host = await rows.lock_host(session, found.host_id) if found is not None else None
         if host is not None and host.task_id == task_id:
             await end_in(session, host, why)
-            await rows.wake_host(session, host.id, utcnow())
 
     await store.transact(work, HOSTS, EVENTS)
 
@@ -98,13 +113,19 @@ async def end_in(session: AsyncSession, host: Any, why: str = "") -> None:
     """``end_task`` of whatever task the locked row ``host`` has, as a part of a transaction. ``why`` says why an unfinished one ends."""
     if host.task_id is None:
         return
-    task = await find(session, host.task_id)
-    if task is not None and task.ended_at is None:
-        values: dict[str, Any] = {"ended_at": utcnow(), "secret": ""}
-        if task.done_at is None and task.failed_at is None and why:
-            values["failure"] = why[:4096]
-        await set_task(session, task.id, **values)
-    await rows.set_host(session, host.id, task_id=None)
+    await rows.move_host(session, host.id, utcnow(), task_id=None)
+    await finish(session, host.task_id, why)
+
+
+async def finish(session: AsyncSession, task_id: str, why: str = "") -> None:
+    """``end_in`` for a step, whose outcome sets the host's task_id itself."""
+    task = await find(session, task_id)
+    if task is None or task.ended_at is not None:
+        return
+    values: dict[str, Any] = {"ended_at": utcnow(), "secret": ""}
+    if task.done_at is None and task.failed_at is None and why:
+        values["failure"] = why[:4096]
+    await set_task(session, task.id, **values)
 
 
 async def task_boot(store: Store, task_id: str, *, limit: int = 3) -> tuple[int, bool]:
@@ -154,7 +175,8 @@ async def task_progress(
         told = (task.progress, task.progress_text, task.done_bytes, task.total_bytes)
         first = task.started_at is None
         if told == (percent, text, done, total) and not first:
-            await set_task(session, task.id)  # a sign of life
+            if utcnow() - task.updated_at > ALIVE:
+                await set_task(session, task.id)  # a sign of life
             return ""
         values: dict[str, Any] = {
             "progress": percent,
@@ -211,7 +233,7 @@ async def task_again(session: AsyncSession, task_id: str) -> None:
     """Somebody asks for another try: the task stands as it was opened. The caller has locked its host."""
     await set_task(
         session, task_id, boots=0, started_at=None, progress=0, progress_text="", done_bytes=0, total_bytes=0,
-        failed_at=None, failure="", log_tail="",
+        done_at=None, failed_at=None, failure="", log_tail="", result={},
     )  # fmt: skip
 
 
@@ -246,6 +268,12 @@ async def record_test(
         )  # fmt: skip
 
     await _deliver(store, task_id, tell, wake=False)
+
+
+async def failed_tests(store: Store, task_id: str) -> list[str]:
+    """The names of the hardware tests that failed in this task."""
+    async with store.connect() as connection:
+        return list((await connection.execute(_FAILED_TESTS, {"b_task": task_id})).scalars())
 
 
 async def record_erasure(

@@ -47,6 +47,7 @@ async def serve(directory: Path) -> None:
             "boot": {"listen": "127.0.0.1", "http_port": 0, "tftp_listen": []},
             "dhcp": {"driver": "fake"},
             "handover": {"driver": "fake"},
+            "erase": {"default": "none"},  # the fake switches no machine that could run the ramdisk
             "log": {"level": "error"},
         }
     )

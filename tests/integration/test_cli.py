@@ -88,6 +88,7 @@ async def running(directory: Path) -> AsyncIterator[Lab]:
             "boot": {"listen": "127.0.0.1", "http_port": 0, "tftp_listen": []},
             "dhcp": {"driver": "fake"},
             "handover": {"driver": "fake"},
+            "erase": {"default": "none"},  # the fake switches no machine that could run the ramdisk
             "engine": {"backoff_seconds": 0.05, "backoff_max_seconds": 0.1, "max_attempts": 2},
         }
     )

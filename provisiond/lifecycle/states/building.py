@@ -17,9 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from provisiond.drivers.compute import DiskSpec, MachineSpec, NicSpec
 from provisiond.drivers.dhcp import Reservation
 from provisiond.drivers.power import BootDevice, PowerAction
+from provisiond.inventory import agents
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Deployment, new_id, new_row, table, utcnow
-from provisiond.lifecycle.outcome import Complete, Continue, Failed, Note, Outcome, Step
+from provisiond.lifecycle.outcome import Complete, Continue, Failed, Outcome, Step
+from provisiond.lifecycle.states.ramdisk import boot_patience, from_image, network_boot
 from provisiond.lifecycle.world import World
 
 _DEPLOYMENT = table(Deployment)
@@ -28,13 +30,7 @@ _NEXT_NUMBER = select(func.coalesce(func.max(_DEPLOYMENT.c.number), 0) + 1).wher
     _DEPLOYMENT.c.host_id == bindparam("b_host")
 )
 
-BOOT_MINUTES = 15.0
-"""How long a machine may take from power-on to asking for its boot program; parameter ``boot_minutes`` overrides it."""
-
-
-def from_image(host: ResolvedHost) -> bool:
-    """A virtual machine whose disk is made from an image: it needs no network boot."""
-    return host.hypervisor is not None and host.row.method == "image" and host.image is not None
+_LAST_BUILT = select(func.max(_DEPLOYMENT.c.built_at)).where(_DEPLOYMENT.c.host_id == bindparam("b_host"))
 
 
 def by_network(host: ResolvedHost) -> bool:
@@ -50,7 +46,7 @@ async def prepare(host: ResolvedHost, world: World) -> Outcome:
 
     A template that cannot be rendered for this host fails here, before anything happens to the machine.
     """
-    missing = _what_is_missing(host)
+    missing = what_is_missing(host)
     if missing:
         return Failed(missing, retryable=False, kind="incomplete")
     release_id = await world.renderings.check(host, world.boot_url)
@@ -116,20 +112,16 @@ async def machine(host: ResolvedHost, world: World) -> Outcome:
 
 
 async def boot(host: ResolvedHost, world: World) -> Outcome:
-    """Starts the machine: from the network, or a virtual machine made from an image from its disk."""
+    """Starts the machine: from the network, or a virtual machine made from an image from its disk. A ramdisk that runs already goes on
+    with the image, without a restart."""
+    if by_network(host) and host.row.method == "image" and await _ramdisk_runs(host, world):
+        return Complete("its ramdisk runs already: no restart")
     reach = world.power_of(host)
-    if reach is None:
-        return Complete(
-            "no controller: switch the machine on by hand, set to boot from the network",
-            notes=(Note("operator.asked", f"power on {host.name} by hand; it waits at its network boot"),),
-        )
+    if not from_image(host) or reach is None:
+        return await network_boot(host, world)
     power, target = reach
     world.consoles.follow(host, power, target)
-    if from_image(host):
-        state = await power.set(target, PowerAction.ON)
-    else:
-        await power.set_boot(target, BootDevice.NETWORK)
-        state = await power.set(target, PowerAction.CYCLE)
+    state = await power.set(target, PowerAction.ON)
     return Complete(f"power is {state}", host={"power": str(state), "power_seen_at": utcnow()})
 
 
@@ -145,9 +137,9 @@ async def install(host: ResolvedHost, world: World) -> Outcome:
         )
     if deployment.built_at is not None:
         return Complete("the machine says it is built")
-    minutes = host.parameters.get("boot_minutes", BOOT_MINUTES)
-    patience = timedelta(minutes=float(minutes) if isinstance(minutes, int | float) else BOOT_MINUTES)
-    if deployment.boots == 0 and host.row.step_since is not None:
+    patience = boot_patience(host)
+    begun = deployment.boots or deployment.progress or deployment.progress_text
+    if not begun and host.row.step_since is not None:
         waited = utcnow() - host.row.step_since
         if waited > patience:
             return Failed(
@@ -169,7 +161,17 @@ async def local(host: ResolvedHost, world: World) -> Outcome:
     return Complete("boots from disk")
 
 
-def _what_is_missing(host: ResolvedHost) -> str:
+async def _ramdisk_runs(host: ResolvedHost, world: World) -> bool:
+    """Whether the ramdisk runs on it, begun after what was built last: a system that was built since has taken its place."""
+    if not await agents.alive(world.store, host.id):
+        return False
+    async with world.store.connect() as connection:
+        built = (await connection.execute(_LAST_BUILT, {"b_host": host.id})).scalar()
+    newest = await agents.newest(world.store, host.id)
+    return newest is not None and (built is None or newest.claimed_at > built)
+
+
+def what_is_missing(host: ResolvedHost) -> str:
     wants = []
     if host.row.method == "image" and host.image is None:
         wants.append("an image (--image, or on its group)")

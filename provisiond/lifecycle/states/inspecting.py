@@ -1,11 +1,36 @@
-"""inspecting: what the machine's controller tells of its hardware without booting it."""
+"""inspecting: what the machine is made of and whether it is well: its controller's sensors, and, where asked for, the ramdisk."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from provisiond.drivers.power import PowerAction
 from provisiond.errors import Unsupported
 from provisiond.inventory.resolve import ResolvedHost
-from provisiond.lifecycle.outcome import Complete, Note, Outcome, Step
+from provisiond.lifecycle import tasks
+from provisiond.lifecycle.outcome import Complete, Failed, Note, Outcome, Step, Write
+from provisiond.lifecycle.states import ramdisk
+from provisiond.lifecycle.table import Verb
 from provisiond.lifecycle.world import World
+
+
+def at_enrolment(host: ResolvedHost, world: World) -> tuple[dict[str, Any], Write | None]:
+    """Columns and write that give a new host its inspection in the ramdisk, where its parameter or the setting wants one.
+
+    The host's parameter ``inspect``: ramdisk | sensors; ``tests``: names of hardware tests, or all.
+    """
+    wanted = host.parameters.get("inspect", "ramdisk" if world.settings.inspection.on_enrol else "sensors")
+    if wanted != "ramdisk" or host.row.task_id is not None or ramdisk.why_not(host):
+        return {}, None
+    tests = host.parameters.get("tests", world.settings.inspection.tests)
+    return ramdisk.opened(host, "inspect", {"tests": named_tests(tests)})
+
+
+def named_tests(tests: object) -> Any:
+    """ "all", or a list of names, of however it was written."""
+    if tests == "all" or (isinstance(tests, list | tuple) and "all" in tests):
+        return "all"
+    return [str(name) for name in tests] if isinstance(tests, list | tuple) else []
 
 
 async def sensors(host: ResolvedHost, world: World) -> Outcome:
@@ -28,4 +53,43 @@ async def sensors(host: ResolvedHost, world: World) -> Outcome:
     return Complete(f"{len(readings)} sensors read", notes=notes)
 
 
-STEPS = (Step("sensors", sensors, applies=lambda host: host.bmc is not None, timeout=180.0),)
+async def boot(host: ResolvedHost, world: World) -> Outcome:
+    """Restarts the machine into the ramdisk; one that runs it already is not restarted."""
+    return await ramdisk.start(host, world, "inspect it")
+
+
+async def wait(host: ResolvedHost, world: World) -> Outcome:
+    """Waits for the ramdisk to have told the facts and run the hardware tests. A test that fails fails the step only where the
+    host's parameter tests_must_pass is true."""
+    standing = ramdisk.waiting(host, "inspecting")
+    if standing is not None:
+        return standing
+    assert host.task is not None
+    failed = await tasks.failed_tests(world.store, host.task.id)
+    if not failed:
+        return Complete("inspected")
+    text = f"hardware tests failed: {', '.join(failed)}; see 'provisionctl host tests {host.name}'"
+    if host.parameters.get("tests_must_pass") is True:
+        return Failed(
+            f"host {host.name}: {text}, repair it, then 'provisionctl host retry {host.name}'",
+            retryable=False, kind="tests",
+        )  # fmt: skip
+    return Complete(text, notes=(Note("hardware.unwell", text, {"failed": failed}),))
+
+
+async def back(host: ResolvedHost, world: World) -> Outcome:
+    """Switches the machine off, to boot from its disk; not where its build by image follows, which goes on in the same ramdisk."""
+    if host.row.task_id is None:
+        return Complete("called off")
+    if host.row.wanted == Verb.BUILD and host.row.method == "image":
+        columns, write = ramdisk.end(host)
+        return Complete("left running: its build follows", host=columns, write=write)
+    return await ramdisk.leave(host, world, power=PowerAction.OFF)
+
+
+STEPS = (
+    Step("sensors", sensors, applies=lambda host: host.bmc is not None, timeout=180.0),
+    Step("boot", boot, applies=ramdisk.has_task, timeout=300.0),
+    Step("tests", wait, applies=ramdisk.has_task, retry_from="boot"),
+    Step("back", back, applies=ramdisk.has_task, timeout=300.0),
+)

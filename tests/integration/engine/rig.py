@@ -53,6 +53,7 @@ class Rig:
     engine: dict[str, Any] = field(default_factory=dict)
     on_disk: bool = False
     boundary: Callable[[str, ResolvedHost, str], None] | None = None
+    erase: str = "none"  # the setting erase.default: machines that the fake switches have no ramdisk by themselves
     robot: bool = True
     """Whether machines answer by themselves: report built after their boot, and phone home."""
 
@@ -62,6 +63,7 @@ class Rig:
                 "state": {"dir": self.directory},
                 "engine": {"power_poll_seconds": 0, **self.engine},
                 "handover": {"driver": "fake"},
+                "erase": {"default": self.erase},
             }
         )
         self.store = Store(self.url)

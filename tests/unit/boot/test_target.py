@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisiond.boot.target import Boot, Build, Target, boot_target
+from provisiond.boot.target import TASK_STEPS, Boot, Build, Chore, Target, boot_target
 from provisiond.lifecycle.path import PATH
 from provisiond.lifecycle.table import State
 
@@ -38,7 +38,38 @@ TABLE = [
     ("configuring", "handover", INSTALLER, "discover", Boot.LOCAL),
     ("active", "", INSTALLER, "discover", Boot.LOCAL),
     ("releasing", "", IMAGE, "discover", Boot.LOCAL),
+    ("rescue", "stay", IMAGE, "discover", Boot.LOCAL),
     ("retired", "", None, "discover", Boot.LOCAL),
+]
+
+INSPECT, ERASE, RESCUE = Chore("inspect"), Chore("erase"), Chore("rescue")
+TASKS = [
+    # state, step, task -> boot
+    ("inspecting", "sensors", INSPECT, Boot.LOCAL),
+    ("inspecting", "boot", INSPECT, Boot.INSPECT),
+    ("inspecting", "tests", INSPECT, Boot.INSPECT),
+    ("inspecting", "back", INSPECT, Boot.LOCAL),
+    ("inspecting", "tests", Chore("inspect", started=True, boots=9), Boot.INSPECT),
+    ("inspecting", "tests", Chore("inspect", boots=2), Boot.INSPECT),
+    ("inspecting", "tests", Chore("inspect", boots=3), Boot.LOCAL),
+    ("inspecting", "tests", Chore("inspect", done=True), Boot.LOCAL),
+    ("inspecting", "tests", Chore("inspect", failed=True), Boot.LOCAL),
+    ("inspecting", "tests", Chore("inspect", ended=True), Boot.LOCAL),
+    ("inspecting", "tests", ERASE, Boot.LOCAL),
+    ("inspecting", "tests", None, Boot.LOCAL),
+    ("releasing", "stop", ERASE, Boot.LOCAL),
+    ("releasing", "boot", ERASE, Boot.ERASE),
+    ("releasing", "erase", ERASE, Boot.ERASE),
+    ("releasing", "erase", Chore("erase", done=True), Boot.LOCAL),
+    ("releasing", "off", ERASE, Boot.LOCAL),
+    ("releasing", "unreserve", None, Boot.LOCAL),
+    ("releasing", "erase", RESCUE, Boot.LOCAL),
+    ("rescue", "boot", RESCUE, Boot.RESCUE),
+    ("rescue", "login", RESCUE, Boot.RESCUE),
+    ("rescue", "stay", Chore("rescue", started=True, boots=5), Boot.RESCUE),
+    ("rescue", "leave", RESCUE, Boot.LOCAL),
+    ("active", "", RESCUE, Boot.LOCAL),
+    ("ready", "", INSPECT, Boot.LOCAL),
 ]
 
 
@@ -49,6 +80,22 @@ def test_boot_target(state: str | None, step: str, build: Build | None, unknown:
     assert target.boot is boot
     assert target.why
     assert target.builds == (boot in {Boot.INSTALLER, Boot.IMAGE})
+
+
+@pytest.mark.parametrize(("state", "step", "task", "boot"), TASKS)
+def test_boot_for_a_task(state: str, step: str, task: Chore | None, boot: Boot) -> None:
+    """The ramdisk is booted where the host stands at a step that waits for it, for a task of that kind that is open and not done."""
+    target = boot_target(state, step, None, task, unknown="discover", loop_limit=3)
+    assert target.boot is boot
+    assert target.why
+    assert target.tasked == target.ramdisk == (boot is not Boot.LOCAL)
+    assert not target.builds
+
+
+def test_the_steps_of_tasks_are_steps_of_their_states() -> None:
+    """A step that is renamed would never boot the ramdisk."""
+    for state, steps in TASK_STEPS.values():
+        assert steps <= {step.name for step in PATH[State(state)]}
 
 
 def test_every_state_and_step_has_an_answer() -> None:

@@ -9,6 +9,7 @@ import pytest
 from provisiond.lifecycle.path import PATH
 from provisiond.lifecycle.table import (
     DONE,
+    LEAVING,
     LIMITS,
     MEANING,
     RESTING,
@@ -31,7 +32,7 @@ def test_every_state_is_reachable() -> None:
 
 def test_every_verb_is_of_use_somewhere() -> None:
     """Retry belongs to any failed host; each other verb is in the table."""
-    used = {verb for _, verb in TRANSITIONS} | {Verb.RETRY}
+    used = {verb for _, verb in (*TRANSITIONS, *LEAVING)} | {Verb.RETRY}
     assert used == set(Verb) | {DONE}
 
 
@@ -53,9 +54,16 @@ def test_a_state_at_work_ends_and_one_at_rest_does_not() -> None:
 
 
 def test_every_state_at_work_has_a_limit_and_every_state_a_meaning() -> None:
-    """A timeout always comes, and the page names every state."""
-    assert set(LIMITS) == set(State) - RESTING
+    """A timeout always comes but in rescue, which its operator ends; and the page names every state."""
+    assert set(LIMITS) == set(State) - RESTING - {State.RESCUE}
     assert set(MEANING) == set(PATH) == set(State)
+
+
+def test_a_verb_that_ends_a_state_leads_to_its_last_steps() -> None:
+    """To a step that the state has, which no transition of the same verb hides, and past it onwards."""
+    for (state, verb), step in LEAVING.items():
+        assert (state, verb) not in TRANSITIONS and (state, DONE) in TRANSITIONS
+        assert step == PATH[state][-1].name
 
 
 def test_what_is_wanted_later_can_be_done_later() -> None:
@@ -70,7 +78,10 @@ def test_what_is_wanted_later_can_be_done_later() -> None:
         (State.DISCOVERED, ["approve", "retire"]),
         (State.ENROLLED, ["build", "retire"]),
         (State.READY, ["build", "inspect", "release", "retire"]),
+        (State.INSPECTING, ["build", "cancel", "retire"]),
         (State.BUILDING, ["cancel", "rebuild", "retire"]),
+        (State.RESCUE, ["rebuild", "release", "retire", "unrescue"]),
+        (State.RELEASING, ["build", "release", "retire"]),
     ],
 )
 def test_what_is_allowed(state: State, verbs: list[str]) -> None:
