@@ -52,7 +52,8 @@ class Noun:
     @property
     def command(self) -> str:
         """As provisionctl calls it."""
-        return {"operating_system": "os", "medium": "media"}.get(self.name, self.name)
+        called = {"operating_system": "os", "medium": "media", "discovery_rule": "discovery rule"}
+        return called.get(self.name, self.name)
 
     @property
     def table(self) -> Table:
@@ -86,7 +87,8 @@ def _noun(
 
 
 _SETTINGS = {
-    n: n for n in ("operating_system", "medium", "image", "subnet", "domain", "hypervisor", "flavor")
+    n: n
+    for n in ("operating_system", "medium", "image", "subnet", "domain", "hypervisor", "flavor", "profile")
 }
 CATALOGUE: dict[str, Noun] = {
     noun.name: noun

@@ -29,7 +29,7 @@ RESTING = frozenset(
 )  # nothing of it runs, nothing depends on it
 _SETTLED = RESTING | {"active", "rescue"}
 _ANY_TIME = frozenset(
-    {"comment", "priority", "parameters", "storage", "network", "bmc", "serial", "handover"}
+    {"comment", "priority", "parameters", "storage", "network", "bmc", "serial", "handover", "profile"}
 )  # may change while the engine works
 _ONLY_RESTING = frozenset({"name", "on"})
 REFERENCES = {
@@ -40,6 +40,7 @@ REFERENCES = {
     "image": "image",
     "flavor": "flavor",
     "on": "hypervisor",
+    "profile": "profile",
 }
 PLAIN = (
     "name",
@@ -106,9 +107,9 @@ async def check_plans(session: AsyncSession, plans: Sequence[Plan]) -> dict[str,
         path = paths.get(row["group_id"], ())
         plan.cards = wanted_cards(plan.path, row["id"], spec)
         if spec.method is None:
-            row["method"] = _usual_method(spec, path)
+            row["method"] = usual_method(spec.image, spec.medium, path)
         if not spec.on and not spec.bmc and not any(card.mac for card in plan.cards):
-            row["hypervisor_id"] = _inherited(path, "hypervisor_id")
+            row["hypervisor_id"] = nearest(path, "hypervisor_id")
         virtual = bool(spec.on or row["hypervisor_id"])
         if virtual and spec.bmc:
             errors.append(
@@ -117,7 +118,7 @@ async def check_plans(session: AsyncSession, plans: Sequence[Plan]) -> dict[str,
                     "a virtual machine is switched by its hypervisor; leave out either bmc or on",
                 )
             )
-        if virtual and not spec.flavor and not _inherited(path, "flavor_id"):
+        if virtual and not spec.flavor and not nearest(path, "flavor_id"):
             errors.append(
                 FieldError(f"{plan.path}flavor", "a virtual machine needs a flavor, its own or its group's")
             )
@@ -126,7 +127,7 @@ async def check_plans(session: AsyncSession, plans: Sequence[Plan]) -> dict[str,
             card.subnet_id = (
                 names.ids["subnet"].get(card.subnet)
                 if card.subnet
-                else _inherited(path, "subnet_id")
+                else nearest(path, "subnet_id")
                 if card.primary
                 else None
             )
@@ -146,11 +147,11 @@ async def check_plans(session: AsyncSession, plans: Sequence[Plan]) -> dict[str,
     return pools
 
 
-def _usual_method(spec: HostCreate, path: Sequence[Any]) -> str:
+def usual_method(image: str | None, medium: str | None, path: Sequence[Any]) -> str:
     """How a host is built that does not say it: by what it was given itself, else by what its groups give it."""
-    if spec.image or spec.medium:
-        return "image" if spec.image else "installer"
-    only_medium = _inherited(path, "medium_id") and not _inherited(path, "image_id")
+    if image or medium:
+        return "image" if image else "installer"
+    only_medium = nearest(path, "medium_id") and not nearest(path, "image_id")
     return "installer" if only_medium else "image"
 
 
@@ -277,5 +278,5 @@ async def hypervisor_names(session: AsyncSession, ids: set[str]) -> dict[str, st
     }
 
 
-def _inherited(path: Sequence[Any], setting: str) -> str | None:
+def nearest(path: Sequence[Any], setting: str) -> str | None:
     return next((value for group in reversed(path) if (value := getattr(group, setting)) is not None), None)

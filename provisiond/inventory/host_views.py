@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import and_, bindparam, or_, select
 
+from provisiond.inventory.hardware_tables import HardwareProfile
 from provisiond.inventory.release_tables import Release
 from provisiond.inventory.shapes import BmcView, DeploymentView, HostSummary, HostView, InterfaceView, bmc_url
 from provisiond.inventory.tables import (
@@ -29,8 +30,9 @@ from provisiond.inventory.tables import (
 )
 
 _h, _b, _d, _i, _s = (table(t) for t in (Host, Bmc, Deployment, Interface, Subnet))
-_group, _domain, _os, _medium, _image, _flavor, _hypervisor, _release = (
-    table(t) for t in (HostGroup, Domain, OperatingSystem, Medium, Image, Flavor, Hypervisor, Release)
+_group, _domain, _os, _medium, _image, _flavor, _hypervisor, _profile, _release = (
+    table(t)
+    for t in (HostGroup, Domain, OperatingSystem, Medium, Image, Flavor, Hypervisor, HardwareProfile, Release)
 )
 
 _OWN = [
@@ -86,6 +88,7 @@ _NAMES = {
     "image": _image,
     "flavor": _flavor,
     "on": _hypervisor,
+    "profile": _profile,
 }
 _KEYS = {"on": "hypervisor_id"}
 

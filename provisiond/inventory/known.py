@@ -10,10 +10,13 @@ from typing import Any
 
 
 class Known:
-    """``rows`` by (table name, id), ``paths`` of groups by id, the global ``parameters`` and all feature ``flags`` (None: not read yet)."""
+    """``rows`` by (table name, id), ``paths`` of groups by id, the global ``parameters`` all feature ``flags``, all discovery ``rules``
+    and ``subnets`` (None: not read yet)."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], Any] = {}
         self.paths: dict[str, tuple[Any, ...]] = {}
         self.parameters: Any = None
         self.flags: Any = None
+        self.rules: Any = None
+        self.subnets: Any = None

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Table, bindparam, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from provisiond.inventory.hardware_tables import HardwareProfile
 from provisiond.inventory.tables import (
     Domain,
     Flavor,
@@ -32,6 +33,7 @@ NOUNS: dict[str, Table] = {
     "image": table(Image),
     "hypervisor": table(Hypervisor),
     "flavor": table(Flavor),
+    "profile": table(HardwareProfile),
 }
 
 _MADE_BY = {"operating_system": "os create", "medium": "media add", "image": "image add"}

@@ -174,6 +174,7 @@ class _HostSettings(Request):
     network: NetworkDescription | None = Field(
         None, description="Bonds, VLANs, bridges and routes over its network cards."
     )
+    profile: Name | None = Field(None, description="Hardware profile its machine is compared with.")
     serial: Serial | None = None
     mac: Mac | None = Field(
         None, description="MAC of the primary network card; use interfaces where there are several."
@@ -250,6 +251,31 @@ class DeploymentDetail(DeploymentView):
     result: dict[str, Any]
 
 
+class HardwareSummary(View):
+    """What a machine is made of, in a few words. ``at`` is when that last changed, ``seen_at`` when it last said so.
+
+    ``profile`` is what it is compared with, its own or its group's; ``differs`` says where it is not as that expects.
+    """
+
+    vendor: str | None
+    model: str | None
+    serial: str | None
+    cpu: str | None
+    sockets: int | None
+    cores: int | None
+    threads: int | None
+    memory_mib: int | None
+    disks: list[str]
+    nics: int
+    gpus: int
+    switch_port: str | None
+    bmc: str | None
+    profile: str | None = None
+    differs: list[str] = []
+    at: datetime
+    seen_at: datetime
+
+
 class HostSummary(View):
     """A host as one line of a list. ``overdue``: it has been in its state for longer than that should take."""
 
@@ -311,9 +337,13 @@ class HostView(View):
     parameters: dict[str, Any]
     storage: dict[str, Any] | None
     network: dict[str, Any] | None
+    profile: str | None
     interfaces: list[InterfaceView]
     bmc: BmcView | None
     deployment: DeploymentView | None
+    hardware: HardwareSummary | None = Field(
+        None, description="What it is made of; only where one host is shown."
+    )
     created_at: datetime
     updated_at: datetime
 

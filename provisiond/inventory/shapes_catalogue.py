@@ -42,6 +42,7 @@ class Group(Request):
     network: NetworkDescription | None = Field(
         None, description="Bonds, VLANs, bridges and routes over network cards."
     )
+    profile: Name | None = Field(None, description="Hardware profile its machines are compared with.")
     parameters: Parameters = Field(default_factory=dict)
 
 
@@ -99,7 +100,7 @@ class Image(Request):
     name: Name
     operating_system: Name | None = None
     path: Annotated[Line, Field(min_length=1)]
-    format: Literal["raw", "qcow2"]
+    format: Literal["raw", "qcow2", "tar"]
     sha256: Sha256
     size: int = Field(ge=1, lt=1 << 63)
     architecture: Architecture = "x86_64"
@@ -166,7 +167,11 @@ class MediumView(Identified, Medium):
 
 
 class ImageView(Identified, Image):
-    """An image as shown."""
+    """An image as shown. ``content`` is disk or tree (a root file system); ``verified_by`` says what vouched for it."""
+
+    content: str
+    verified_by: str
+    partitions: list[dict[str, Any]]
 
 
 class HypervisorView(Identified, Hypervisor):

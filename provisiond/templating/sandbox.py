@@ -189,7 +189,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for filtered in tree.find_all(nodes.Filter):
             if filtered.name.startswith("_"):
                 raise SecurityError(f"there is no filter {filtered.name!r}")
-        _put_meters(tree)
+        put_meters(tree)
         return tree
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -258,7 +258,7 @@ def _of_what_is_there(quote: Callable[[Any], str]) -> Callable[[Any], str]:
     return checked
 
 
-def _put_meters(tree: nodes.Template) -> None:
+def put_meters(tree: nodes.Template) -> None:
     """Let each loop draw its items through a meter, and each ``~`` be counted."""
 
     def concat_to_filter(node: nodes.Node) -> None:

@@ -1,0 +1,1 @@
+"""From a machine that nobody knows to a host: facts taken in, rules applied, changes and differences told."""
