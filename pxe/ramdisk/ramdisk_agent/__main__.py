@@ -127,13 +127,15 @@ class Agent:
         except (Over, Silence):
             raise
         except Failed as error:
-            return self.fail(plan["id"], str(error))
+            self.fail(plan["id"], str(error))
+            return None
         except Exception as error:
             import traceback
 
             LOG.add(traceback.format_exc())
             why = f"{type(error).__name__}: {error}; this is an error of the ramdisk's agent, see its log"
-            return self.fail(plan["id"], f"{action}: {why}")
+            self.fail(plan["id"], f"{action}: {why}")
+            return None
         LOG.say(f"{action} is done")
         self.client.done(plan["id"], result)
         self.failed = ""
@@ -177,10 +179,9 @@ class Agent:
         return facts.stale()
 
 
-def main() -> NoReturn:
+def main(cmdline: str = "/proc/cmdline") -> NoReturn:
     """Until the machine restarts."""
-    with open("/proc/cmdline") as file:
-        given = arguments(file.read())
+    given = arguments(_read(cmdline) or "")
     from ramdisk_agent import finish
 
     if not given.get("url"):

@@ -26,7 +26,7 @@ def prepare(work: Work, root: str, disk: str, arguments: str) -> str:
         for kernel, initrd in _kernels(f"{root}/boot"):
             # kexec_load without checks, since an emulated processor takes seconds for them; kexec_file_load where locked down
             for way in (["-l", "-i"], ["-s", "-l"]):
-                if _loaded(["kexec", *way, kernel, f"--initrd={initrd}", f"--command-line={line}"]):
+                if _ends_well(["kexec", *way, kernel, f"--initrd={initrd}", f"--command-line={line}"]):
                     work.say(f"kexec: {kernel.removeprefix(root)} with {line}")
                     return "kexec"
     finally:
@@ -36,7 +36,7 @@ def prepare(work: Work, root: str, disk: str, arguments: str) -> str:
     return "reboot"
 
 
-def _loaded(argv: list[str]) -> bool:
+def _ends_well(argv: list[str]) -> bool:
     try:
         run(argv, timeout=120)
     except Failed:
@@ -81,13 +81,8 @@ def _mount_boot(root: str) -> bool:
         device = run(
             ["blkid", "-l", "-o", "device", "-t", f"{tag}={value.strip(chr(34))}"], check=False
         ).strip()
-        return bool(device) and bool(run_ok(["mount", "-o", "ro", "-t", entry[2], device, f"{root}/boot"]))
+        return bool(device) and _ends_well(["mount", "-o", "ro", "-t", entry[2], device, f"{root}/boot"])
     return False
-
-
-def run_ok(argv: list[str]) -> bool:
-    """Whether a program ended well."""
-    return _loaded(argv)
 
 
 def go(how: str) -> NoReturn:

@@ -17,6 +17,7 @@ from ramdisk_agent.work import Failed, Work
 MNT = "/mnt"
 NODES = 15.0  # seconds until a partition of a new table must be there
 APPEAR = 30.0  # seconds until a disk must be there: controllers may be slow
+SETTLING, SETTLED = "/tools.squashfs", "/run/settled"  # the ramdisk's init makes the second when all drivers are loaded
 
 
 def action(work: Work) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def action(work: Work) -> dict[str, Any]:
     run(["umount", "-R", MNT], check=False)  # of a try before this one
     os.makedirs(MNT, exist_ok=True)
     blocks = stream.read_map(work, plan["image"])
+    _settle(work)
     if plan.get("layout"):
         return _into_layout(work, blocks)
     return _whole_disk(work, blocks)
@@ -45,10 +47,11 @@ def _whole_disk(work: Work, blocks: Map) -> dict[str, Any]:
     root = image.get("root") or _search_root(disk.path)
     part = partition(disk.path, root["number"])
     _appear(part, f"{disk.path} has no partition {root['number']}, the image's root, after writing")
-    from ramdisk_agent import grow  # type: ignore[attr-defined,unused-ignore]
+    from ramdisk_agent import grow
 
     work.progress(91, f"growing {part}")
-    grow.grow(disk.path, root)
+    grown = grow.partition(disk.path, root["number"])
+    work.say(f"{part}: {grown.size // MIB} MiB" + (f", not grown: {grown.why}" if grown.why else ""))
     _appear(part, f"{part} went away when it was grown")
     _mount(part, root)
     try:
@@ -90,6 +93,14 @@ def _into_layout(work: Work, blocks: Map) -> dict[str, Any]:
     finally:
         settle.close(made)
     return {"disk": made.root, "serial": None, "finish": how}
+
+
+def _settle(work: Work) -> None:
+    """Wait until the drivers are loaded: the first disk of half of the disks may be another one."""
+    until = time.monotonic() + APPEAR
+    while os.path.exists(SETTLING) and not os.path.exists(SETTLED) and time.monotonic() < until:
+        work.progress(0, "waiting for the drivers of the disks")
+        time.sleep(0.2)
 
 
 def _find_disk(work: Work, blocks: Map) -> Any:
@@ -180,7 +191,7 @@ def _mount(part: str, root: dict[str, Any]) -> None:
 
 
 def _boot_entry(work: Work, disk: str) -> None:
-    from ramdisk_agent import bootloader  # type: ignore[attr-defined,unused-ignore]
+    from ramdisk_agent import bootloader
 
     work.progress(97, "setting the boot entry of the firmware")
-    bootloader.efi_entry(work, disk)  # type: ignore[attr-defined,unused-ignore]
+    bootloader.efi_entry(work, disk)

@@ -1,9 +1,11 @@
 """What the agent says: onto the consoles, and into a bounded log that goes to the daemon."""
 
+import re
 import threading
 import time
 
 KEEP = 256 * 1024  # characters of log that are kept: what one upload may have
+TOKEN = re.compile(r"(/boot/)[A-Za-z0-9_-]{20,128}(?=/)")  # of a build, in the URLs of its files
 
 
 class Log:
@@ -25,7 +27,7 @@ class Log:
         """`text` without what is hidden."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return text
+        return TOKEN.sub(r"\1TOKEN", text)
 
     def add(self, text: str) -> None:
         """Into the log only, such as the output of a program."""

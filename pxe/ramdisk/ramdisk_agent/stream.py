@@ -105,6 +105,13 @@ class _Transfer:
                     continue
                 except _Refusal as error:
                     why, refusals = str(error), refusals + 1
+                except (
+                    _Busy
+                ) as error:  # others are served first: as long as the daemon says so, there is no hurry
+                    self.trouble = f" (waiting for a turn: {error})"
+                    self._pause(error.seconds)
+                    since, refusals = time.monotonic(), 0
+                    continue
                 except OSError as error:
                     why, refusals = str(error) or type(error).__name__, 0
                 if pipe.received > before:
@@ -157,6 +164,8 @@ class _Transfer:
         url, etag = self.image["url"], answer.headers.get("etag", "")
         if 400 <= answer.status < 500 and answer.status not in (408, 416, 425, 429):
             raise _Refusal(answer.reason)
+        if answer.status == 503 and answer.headers.get("retry-after", "").isdecimal():
+            raise _Busy(answer.reason, int(answer.headers["retry-after"]))
         if answer.status not in (200, 206, 416):
             raise Broken(answer.reason)
         size: int | None = answer.left
@@ -183,3 +192,11 @@ class _Transfer:
 
 class _Refusal(OSError):
     """The server says that there is no such image for us."""
+
+
+class _Busy(OSError):
+    """The server serves others first: ask again in so many seconds."""
+
+    def __init__(self, reason: str, seconds: int) -> None:
+        super().__init__(reason)
+        self.seconds = max(1, min(seconds, 60))
