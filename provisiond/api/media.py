@@ -10,13 +10,16 @@ from pydantic import Field
 from provisiond.api.deps import ApiDeps
 from provisiond.api.hosts import Page
 from provisiond.api.problems import Refused
-from provisiond.errors import Denied
+from provisiond.errors import Denied, FieldError, Invalid
 from provisiond.inventory.access import Principal
 from provisiond.inventory.fields import Line, Name, Word
 from provisiond.inventory.shapes import Architecture, Request, View
+from provisiond.media.fetch import MediaError, check_url
+from provisiond.media.formats import format_of
 from provisiond.media.images import ImageRequest
 from provisiond.media.installers import is_local
 from provisiond.media.jobs import Job, MediumWish
+from provisiond.media.vouch import Proof
 
 Sha256 = Field("", pattern=r"^([0-9a-f]{64})?$", description="What the source must have, in lower-case hex.")
 
@@ -34,12 +37,24 @@ class MediumImport(Request):
 
 
 class ImageImport(Request):
-    """Take a disk image. ``format`` is said, never guessed; ``user`` is whom handover logs in as."""
+    """Take an image: a disk, or (tar) a root file system. ``user`` is whom handover logs in as."""
 
     name: Name
     source: Line = Field(min_length=1)
-    format: Literal["raw", "qcow2"]
+    format: Literal[
+        "", "qcow2", "raw", "raw.zst", "raw.xz", "raw.gz", "tar", "tar.zst", "tar.xz", "tar.gz"
+    ] = Field("", description="Never guessed: empty, as the end of the source's name says.")
     sha256: str = Sha256
+    checksums: Line = Field(
+        "", description="URL of a list of checksums that has the source, such as SHA256SUMS."
+    )
+    signature: Line = Field(
+        "",
+        description="URL of a detached OpenPGP signature: of the list of checksums if one is given, else of the source.",
+    )
+    key: str = Field(
+        "", max_length=256 << 10, description="OpenPGP public keys, ASCII-armoured; no others are trusted."
+    )
     operating_system: Name | None = None
     architecture: Architecture = "x86_64"
     user: Word = "root"
@@ -77,8 +92,11 @@ async def import_medium(deps: ApiDeps, body: MediumImport, who: Principal) -> Im
 
 async def import_image(deps: ApiDeps, body: ImageImport, who: Principal) -> ImportView:
     """Begins at once; look at `/imports/{id}` until it is done or failed. An existing image is replaced when it is there."""
-    _allow_local(body.source, who)
-    request = ImageRequest(name=body.name, source=body.source, format=body.format, sha256=body.sha256)
+    for source in (body.source, body.checksums, body.signature):
+        _allow_local(source, who)
+    proof = Proof(body.sha256, body.checksums, body.signature, body.key)
+    _refuse_unusable(body, proof)
+    request = ImageRequest(name=body.name, source=body.source, format=body.format, proof=proof)
     job = await deps.media.start_image(
         request,
         operating_system=body.operating_system,
@@ -109,6 +127,22 @@ def _allow_local(source: str, who: Principal) -> None:
             "only an admin may name a path on the daemon's machine; give a URL, or ask an admin",
             authenticated=True,
         )
+
+
+def _refuse_unusable(body: ImageImport, proof: Proof) -> None:
+    """Raises Invalid with every field that can be known to be wrong before anything is fetched."""
+    wrong = []
+    for name, check in (
+        ("format", lambda: format_of(body.source, body.format)),
+        ("source", lambda: is_local(body.source) or check_url(body.source)),
+        ("signature", lambda: proof.check(body.source)),
+    ):
+        try:
+            check()
+        except MediaError as error:
+            wrong.append(FieldError(name, str(error)))
+    if wrong:
+        raise Invalid(wrong)
 
 
 def _view(job: Job) -> ImportView:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +27,7 @@ media = noun(
 image = noun(
     "image",
     "/images",
-    ("name", "operating_system", "architecture", "format", "size", "user", "sha256"),
+    ("name", "operating_system", "architecture", "content", "size", "user", "verified_by", "sha256"),
     plural="disk images",
 )
 
@@ -96,24 +98,61 @@ def add_image(
     context: typer.Context,
     name: Name,
     source: Annotated[str, typer.Argument(help="URL, or absolute path on the daemon's machine.")],
-    format: Annotated[str, typer.Option("--format", help="raw or qcow2; never guessed.")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="qcow2, raw, raw.zst, raw.xz, raw.gz (disks); tar, tar.zst, tar.xz, tar.gz (a root file system). "
+            "Default: as the source's name ends; never guessed.",
+        ),
+    ] = None,
     sha256: Sha256 = None,
+    checksums: Annotated[
+        str | None, typer.Option(help="URL of a list of checksums, such as SHA256SUMS.")
+    ] = None,
+    signature: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of a detached OpenPGP signature, of the checksums if given, else of the image."
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            help="File here with the public keys that may have signed; a list without --signature is clear-signed."
+        ),
+    ] = None,
     operating_system: Annotated[str | None, typer.Option("--os", help="Operating system on it.")] = None,
     user: Annotated[str | None, typer.Option(help="Whom handover logs in as; default root.")] = None,
     architecture: Arch = None,
     wait: Wait = True,
 ) -> None:
-    """Take a disk image: it is checked, converted and mapped, and then put in place."""
+    """Take an image: it is checked, converted, mapped and compressed, and then put in place."""
     body = given(
         name=name,
         source=source,
         format=format,
         sha256=sha256,
+        checksums=checksums,
+        signature=signature,
+        key=_armored(key) if key else None,
         operating_system=operating_system,
         user=user,
         architecture=architecture,
     )
     _import(context, "/images", body, wait)
+
+
+def _armored(key: Path) -> str:
+    """A file of public keys as text, whether it is armoured or binary."""
+    try:
+        content = key.read_bytes()
+    except OSError as error:
+        raise usage(f"cannot read {key}: {error.strerror or error}") from error
+    if b"-----BEGIN PGP" in content:
+        return content.decode(errors="replace")
+    lines = base64.encodebytes(content).decode()
+    return f"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n{lines}-----END PGP PUBLIC KEY BLOCK-----\n"
 
 
 @media.command("imports")

@@ -114,6 +114,37 @@ async def signed_by(keyring: Path, where: str, text: bytes, signature: bytes, sc
         detached.unlink(missing_ok=True)
 
 
+async def gpg_verified(
+    key: bytes, where: str, file: Path, signature: bytes, scratch: Path, *, output: Path | None = None
+) -> str:
+    """The fingerprint of the key of the binary keyring ``key`` that signed ``file``. Raises MediaError when none did.
+
+    ``signature`` is detached; empty, when ``file`` is signed in itself: then what it covers is written to ``output``.
+    """
+    keyring, detached = scratch / f"{file.name}.keyring.part", scratch / f"{file.name}.sig.part"
+    try:
+        keyring.write_bytes(key)
+        detached.write_bytes(signature)
+        told = ["--output", str(output)] if output else []
+        files = [str(detached), str(file)] if signature else [str(file)]
+        _, _, status = await run("gpgv", "--status-fd", "2", "--keyring", str(keyring), *told, *files)
+    finally:
+        keyring.unlink(missing_ok=True)
+        detached.unlink(missing_ok=True)
+    lines = [
+        line.split()[1:]
+        for line in status.decode(errors="replace").splitlines()
+        if line.startswith("[GNUPG:] ")
+    ]
+    words = {line[0] for line in lines}
+    signers = [line[-1] for line in lines if line[0] == "VALIDSIG"]
+    if not signers or words & {"BADSIG", "NODATA", "EXPKEYSIG", "REVKEYSIG", "EXPSIG"}:
+        raise MediaError(
+            f"{where} carries no good signature by the key that was given: refused, nothing was kept"
+        )
+    return signers[0]
+
+
 def _release_sums(release: str) -> dict[str, str]:
     """The SHA256 section of a Release file: path -> digest."""
     sums: dict[str, str] = {}

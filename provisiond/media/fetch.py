@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -29,6 +29,7 @@ OnProgress = Callable[[str, int, int | None], None]
 
 CHUNK = 1 << 20
 MAX_REDIRECTS = 5
+RESERVE = 256 << 20
 TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30, sock_connect=30, sock_read=60)
 
 # Link-local (which holds the clouds' metadata address), and the metadata addresses outside it.
@@ -195,8 +196,27 @@ def copy_file(source: Path, to: Path, *, limit: int, what: str, on_progress: OnP
         raise MediaError(f"cannot read {source}: {error.strerror or error}") from error
 
 
+def read_file(path: Path, limit: int) -> bytes:
+    """A small regular file of this machine. Blocks. Raises MediaError."""
+    if not path.is_absolute():
+        raise MediaError(f"{path} is not an absolute path; the daemon does not know where you stand")
+    try:
+        with open(path, "rb", opener=_open_regular) as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise MediaError(f"cannot read {path}: {error.strerror or error}") from error
+    _within(len(content), limit, str(path))
+    return content
+
+
+class Readable(Protocol):
+    """What bytes can be read from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 def copy_stream(
-    read: BinaryIO,
+    read: Readable,
     out: BinaryIO,
     name: str,
     *,
@@ -215,6 +235,7 @@ def copy_stream(
         if chunk.count(0) == len(chunk):
             out.seek(len(chunk), os.SEEK_CUR)
         else:
+            _room(out, name)
             out.write(chunk)
         on_progress(what, size, total)
     out.truncate(size)
@@ -230,7 +251,17 @@ def _open_regular(path: str, flags: int) -> int:
     return descriptor
 
 
+def _room(out: BinaryIO, name: str) -> None:
+    """Raise MediaError before the file system is full: the daemon's own database may lie on it."""
+    left = os.fstatvfs(out.fileno())
+    if left.f_bavail * left.f_frsize < RESERVE:
+        raise MediaError(
+            f"no room for {name}: less than {RESERVE >> 20} MiB are left on the disk of state.dir"
+        )
+
+
 def _write(out: BinaryIO, chunk: bytes, digest: hashlib._Hash) -> None:
+    _room(out, "what is fetched")
     out.write(chunk)
     digest.update(chunk)
 

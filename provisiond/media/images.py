@@ -1,8 +1,8 @@
-"""Disk images: taken, examined, and kept as a sparse raw file with a map of the blocks that are used.
+"""Images: disks and root file systems, taken, examined, and kept so that a machine can be sent what it needs and no more.
 
-The ramdisk of a machine is sent the used blocks only, straight from the raw file. An image's format is always said, never
-guessed, and one that leans on another file (backing file, data file) is refused: qemu-img would read whatever it names
-(CVE-2024-44082).
+A disk is kept as a sparse raw file (virtual machines use it as their backing), the map of its used blocks, and these compressed
+in frames; a root file system as tar.zst. An image's format is always said or in its name, never guessed from what is in it, and
+one that leans on another file (backing file, data file) is refused: qemu-img would read whatever it names (CVE-2024-44082).
 """
 
 from __future__ import annotations
@@ -12,18 +12,23 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from provisiond.config import Settings
 from provisiond.media import staging
-from provisiond.media.blockmap import MIB, BlockMap, Extents, map_path, used_extents
-from provisiond.media.fetch import Fetched, Fetcher, MediaError, OnProgress, check_url, copy_file
+from provisiond.media.blockmap import MIB, map_path, read_map
+from provisiond.media.fetch import Fetched, Fetcher, MediaError, OnProgress, check_url, copy_file, copy_stream
+from provisiond.media.formats import Format, format_of, refuse_disguise
 from provisiond.media.installers import is_local
+from provisiond.media.pack import pack
+from provisiond.media.partitions import read_partitions
+from provisiond.media.plain import open_plain
 from provisiond.media.programs import run, started
+from provisiond.media.rootfs import Rootfs, keep_rootfs
+from provisiond.media.vouch import Proof, vouch
 
-FORMATS = ("raw", "qcow2")
 SOURCE_LIMIT = 256 << 30
 DISK_LIMIT = 2 << 40
 _EXAMINE_LIMIT = (
@@ -36,20 +41,21 @@ _EXAMINE_LIMIT = (
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """What to take: ``source`` is a URL or an absolute path, ``format`` raw or qcow2, ``sha256`` that of the source."""
+    """What to take: ``source`` is a URL or an absolute path; ``format`` of formats.FORMATS, '' as the source's name says."""
 
     name: str
     source: str
-    format: str
-    sha256: str = ""
+    format: str = ""
+    proof: Proof = field(default_factory=Proof)
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """An image as it was kept, for the Image row: ``path`` below state.dir/images, always raw.
+    """An image as it was kept, for the Image row: ``path`` and ``zstd`` ('' where there is none) below state.dir/images.
 
-    ``sha256`` is over the used blocks one after another (what a machine is sent), ``size`` the disk's size in bytes, a whole
-    number of MiB; ``used`` the bytes of the used blocks.
+    ``content`` disk: ``format`` raw, ``sha256`` over the used blocks one after another, ``size`` the disk's in bytes, a whole number
+    of MiB, ``used`` the bytes of the used blocks. ``content`` tree: ``format`` tar, ``sha256`` that of the file, ``size`` and
+    ``used`` what the files in it hold.
     """
 
     path: str
@@ -57,74 +63,122 @@ class ImageFacts:
     sha256: str
     size: int
     used: int
+    content: str = "disk"
+    zstd: str = ""
+    partitions: tuple[dict[str, Any], ...] = ()
+    verified_by: str = ""
 
 
 async def add_image(settings: Settings, request: ImageRequest, on_progress: OnProgress) -> ImageFacts:
-    """Take a disk image. Raises MediaError; then nothing of it is kept.
+    """Take an image. Raises MediaError; then nothing of it is kept.
 
-    ``request.source`` itself is left alone. Files appear whole: NAME-DIGEST.raw and its map beside it.
+    ``request.source`` itself is left alone. Files appear whole: NAME-DIGEST.raw, its map and NAME-DIGEST.zst, or NAME-DIGEST.tar.zst.
     """
     staging.check_name(request.name)
-    if request.format not in FORMATS:
-        raise MediaError(
-            f"image format {request.format!r}: say raw or qcow2; others can be converted with qemu-img first"
-        )
+    format = format_of(request.source, request.format)
+    request.proof.check(request.source)
     folder = staging.prepare(settings.state.image_dir, f"{request.name}-")
-    fetched, raw = folder / f"{request.name}-source.part", folder / f"{request.name}-raw.part"
-    map_part = folder / f"{request.name}-map.part"
+    fetched = folder / f"{request.name}-source.part"
     try:
-        await _fetch(request, fetched, on_progress)
-        await _examine(fetched, request)
-        await _convert(fetched, raw, request, on_progress)
-        fetched.unlink()
-        extents, size, digest = await asyncio.to_thread(_measure, raw, on_progress)
-        blocks = BlockMap(size // MIB, tuple(extents)).json()
-        whole = hashlib.sha256(
-            f"{digest} {size}\n{blocks}".encode()
-        ).hexdigest()  # the same blocks elsewhere are another image
-        final = folder / f"{request.name}-{whole[:16]}.raw"
-        map_part.write_text(blocks)
-        # the map first: an image without one is not served; a raw file that is there may be the backing of machines
-        await asyncio.to_thread(staging.keep, map_part, map_path(final))
-        if not final.exists():
-            await asyncio.to_thread(staging.keep, raw, final)
-        return ImageFacts(final.name, "raw", digest, size, sum(count for _, count in extents) * MIB)
+        taken = await _fetch(request, fetched, on_progress)
+        verified_by = await vouch(request.proof, request.source, fetched, taken, folder)
+        if format.content == "tree":
+            return await _add_tree(fetched, request, format, verified_by, on_progress)
+        return await _add_disk(settings, fetched, request, format, verified_by, on_progress)
     finally:
         staging.sweep_parts(folder, f"{request.name}-")
 
 
-async def _fetch(request: ImageRequest, to: Path, on_progress: OnProgress) -> Fetched:
-    if is_local(request.source):
-        path = Path(request.source)
-        if not path.is_absolute():
-            raise MediaError(f"{path} is not an absolute path; the daemon does not know where you stand")
-        fetched = await asyncio.to_thread(
-            lambda: copy_file(path, to, limit=SOURCE_LIMIT, what="copy", on_progress=on_progress)
-        )
+async def _add_disk(
+    settings: Settings, fetched: Path, request: ImageRequest, format: Format, by: str, on_progress: OnProgress
+) -> ImageFacts:
+    folder = fetched.parent
+    raw, zstd, map_part = (folder / f"{request.name}-{kind}.part" for kind in ("raw", "zst", "map"))
+    if format.compression:
+        await asyncio.to_thread(_unpack, fetched, raw, request, format, on_progress)
     else:
+        if not format.qcow2:
+            await asyncio.to_thread(refuse_disguise, fetched, request.source)
+        await _examine(fetched, request, format)
+        await _convert(fetched, raw, request, format, on_progress)
+    fetched.unlink()
+    compressed = settings.boot.image_encoding != "raw"
+    packed = await asyncio.to_thread(pack, raw, zstd if compressed else None, on_progress)
+    partitions = await read_partitions(raw)
+    blocks, size = packed.map, packed.map.size_mib * MIB
+    whole = hashlib.sha256(
+        f"{packed.sha256} {size}\n{blocks.lines()}".encode()
+    ).hexdigest()  # the same blocks elsewhere are another image
+    final = folder / f"{request.name}-{whole[:16]}.raw"
+    final_zstd = final.with_suffix(".zst")
+    if compressed:
+        await asyncio.to_thread(staging.keep, zstd, final_zstd)
+    elif final_zstd.is_file() and map_path(final).is_file():
+        blocks = read_map(final)  # it was added before, and machines may be under way with it
+    map_part.write_text(blocks.json())
+    # the map before the raw file: an image without one is not served; a raw file that is there may be the backing of machines
+    await asyncio.to_thread(staging.keep, map_part, map_path(final))
+    if not final.exists():
+        await asyncio.to_thread(staging.keep, raw, final)
+    return ImageFacts(
+        final.name, "raw", packed.sha256, size, blocks.used_mib * MIB, "disk",
+        final_zstd.name if blocks.frames else "", tuple(partitions), by,
+    )  # fmt: skip
+
+
+async def _add_tree(
+    fetched: Path, request: ImageRequest, format: Format, by: str, on_progress: OnProgress
+) -> ImageFacts:
+    part = fetched.parent / f"{request.name}-tree.part"
+    tree = await asyncio.to_thread(_keep_rootfs, fetched, part, request, format, on_progress)
+    final = fetched.parent / f"{request.name}-{tree.sha256[:16]}.tar.zst"
+    await asyncio.to_thread(staging.keep, part, final)
+    return ImageFacts(
+        final.name, "tar", tree.sha256, tree.content_bytes, tree.content_bytes, "tree", verified_by=by
+    )
+
+
+def _keep_rootfs(
+    fetched: Path, part: Path, request: ImageRequest, format: Format, on_progress: OnProgress
+) -> Rootfs:
+    with open_plain(fetched, format.compression, request.source, DISK_LIMIT) as plain:
+        return keep_rootfs(plain, fetched.stat().st_size, part, request.source, on_progress)
+
+
+def _unpack(fetched: Path, raw: Path, request: ImageRequest, format: Format, on_progress: OnProgress) -> None:
+    """A compressed raw disk into a sparse file, padded with zeros to a whole number of MiB. Blocks."""
+    total = fetched.stat().st_size
+    with open_plain(fetched, format.compression, request.source, DISK_LIMIT) as plain, raw.open("wb") as out:
+        copy_stream(
+            plain, out, request.source, total=None, limit=DISK_LIMIT, what="unpack",
+            on_progress=lambda what, _done, _total: on_progress(what, plain.taken, total),
+        )  # fmt: skip
+    refuse_disguise(raw, request.source)
+    os.truncate(raw, -(-raw.stat().st_size // MIB) * MIB)
+
+
+async def _fetch(request: ImageRequest, to: Path, on_progress: OnProgress) -> Fetched:
+    if not is_local(request.source):
         check_url(request.source)
-        if request.source.startswith("http:") and not request.sha256:
-            raise MediaError(
-                f"{request.source} comes over plain http: give its checksum with --sha256, or use https"
-            )
         async with Fetcher() as fetcher:
-            fetched = await fetcher.file(
+            return await fetcher.file(
                 request.source, to, limit=SOURCE_LIMIT, what="download", on_progress=on_progress
             )
-    if request.sha256 and fetched.sha256 != request.sha256.lower():
-        raise MediaError(
-            f"{request.source} has SHA-256 {fetched.sha256}, not {request.sha256}: refused, nothing was kept"
-        )
-    return fetched
+    path = Path(request.source)
+    if not path.is_absolute():
+        raise MediaError(f"{path} is not an absolute path; the daemon does not know where you stand")
+    return await asyncio.to_thread(
+        lambda: copy_file(path, to, limit=SOURCE_LIMIT, what="copy", on_progress=on_progress)
+    )
 
 
-async def _examine(file: Path, request: ImageRequest) -> None:
+async def _examine(file: Path, request: ImageRequest, format: Format) -> None:
     """Refuse what is not a self-contained image of the format that was said."""
     status, out, said = await run(
-        *_EXAMINE_LIMIT, "qemu-img", "info", "--output=json", "-f", request.format, str(file)
+        *_EXAMINE_LIMIT, "qemu-img", "info", "--output=json", "-f", format.name, str(file)
     )
     if status != 0:
-        raise MediaError(f"{request.source} is no {request.format} image: {_last_line(said)}")
+        raise MediaError(f"{request.source} is no {format.name} image: {_last_line(said)}")
     info: dict[str, Any] = json.loads(out)
     special = info.get("format-specific", {}).get("data", {})
     if any(key in info for key in ("backing-filename", "full-backing-filename", "backing-filename-format")):
@@ -142,14 +196,16 @@ async def _examine(file: Path, request: ImageRequest) -> None:
         )
 
 
-async def _convert(source: Path, raw: Path, request: ImageRequest, on_progress: OnProgress) -> None:
+async def _convert(
+    source: Path, raw: Path, request: ImageRequest, format: Format, on_progress: OnProgress
+) -> None:
     """Write the sparse raw file, padded with zeros to a whole number of MiB."""
     argv = [
         "qemu-img",
         "convert",
         "-p",
         "-f",
-        request.format,
+        format.name,
         "-O",
         "raw",
         "-S",
@@ -173,23 +229,3 @@ async def _convert(source: Path, raw: Path, request: ImageRequest, on_progress: 
 def _last_line(said: bytes) -> str:
     lines = said.decode(errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else "no reason given"
-
-
-def _measure(raw: Path, on_progress: OnProgress) -> tuple[Extents, int, str]:
-    """(extents, size, digest of the used blocks). Blocks."""
-    extents = used_extents(raw)
-    total, done = sum(count for _, count in extents) * MIB, 0
-    digest, buffer, blank = hashlib.sha256(), bytearray(MIB), True
-    with raw.open("rb", buffering=0) as file:
-        for first, count in extents:
-            file.seek(first * MIB)
-            for _ in range(count):
-                if file.readinto(buffer) != MIB:
-                    raise MediaError("the image changed while it was read; add it again")
-                digest.update(buffer)
-                blank = blank and not any(buffer)
-                done += MIB
-                on_progress("checksum", done, total)
-    if blank:
-        raise MediaError("the image is empty: it holds zeros and nothing else")
-    return extents, raw.stat().st_size, digest.hexdigest()

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 2
 KEPT = 100
+IMAGE_FACTS = ("path", "format", "sha256", "size", "content", "zstd", "partitions", "verified_by")
 KNOWN_SYSTEMS = {
     "debian-11": ("debian", "11"),
     "debian-12": ("debian", "12"),
@@ -156,7 +157,8 @@ class MediaJobs:
             facts = await add_image(self._settings, request, job.report)
             image = Image(
                 name=request.name, operating_system_id=system_id, path=facts.path, format=facts.format, sha256=facts.sha256,
-                size=facts.size, architecture=architecture, user=user,
+                size=facts.size, architecture=architecture, user=user, content=facts.content, zstd=facts.zstd,
+                partitions=list(facts.partitions), verified_by=facts.verified_by,
             )  # fmt: skip
             await self._store.transact(
                 lambda session: _image_ready(session, image, actor), EVENTS, CATALOGUE_CHANGED
@@ -263,14 +265,17 @@ async def _image_ready(session: AsyncSession, image: Image, actor: str) -> None:
     if row is None:
         session.add(image.model_copy())
     else:
-        for column in ("path", "format", "sha256", "size", "architecture", "user"):
+        for column in (*IMAGE_FACTS, "architecture", "user"):
             setattr(row, column, getattr(image, column))
         row.operating_system_id, row.updated_at = (
             image.operating_system_id or row.operating_system_id,
             utcnow(),
         )
     await _note(
-        session, "image.added", f"image {image.name}: {image.size >> 20} MiB, SHA-256 {image.sha256}", actor
+        session,
+        "image.added",
+        f"image {image.name}: {image.size >> 20} MiB, SHA-256 {image.sha256}, checked by {image.verified_by}",
+        actor,
     )
 
 
@@ -279,4 +284,7 @@ async def _note(session: AsyncSession, kind: str, message: str, actor: str) -> N
 
 
 def _told(facts: ImageFacts) -> str:
-    return f"{facts.used >> 20} of {facts.size >> 20} MiB used"
+    by = f"; checked by {facts.verified_by}"
+    if facts.content == "tree":
+        return f"a root file system of {facts.size >> 20} MiB{by}"
+    return f"{facts.used >> 20} of {facts.size >> 20} MiB used{by}"

@@ -20,7 +20,7 @@ from provisiond.config import Settings, StateSettings
 from provisiond.errors import Conflict, NotFound
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Event, Image, Medium
-from provisiond.media.blockmap import MIB, read_map
+from provisiond.media.blockmap import MIB
 from provisiond.media.fetch import MediaError
 from provisiond.media.images import ImageRequest, add_image
 from provisiond.media.installers import InstallerRequest, add_medium
@@ -369,9 +369,6 @@ async def test_redhat_over_plain_http(settings: Settings, web_server: Web) -> No
     assert "unverified" in (await add_medium(settings, replace(request, unverified=True), quiet)).verified_by
 
 
-# --- images ----------------------------------------------------------------------------------------------
-
-
 def qemu_img(*arguments: str | Path) -> None:
     subprocess.run(["qemu-img", *map(str, arguments)], check=True, capture_output=True)
 
@@ -387,96 +384,6 @@ def disk(path: Path, format: str = "qcow2") -> Path:
             capture_output=True,
         )
     return path
-
-
-@pytest.mark.parametrize("format", ["qcow2", "raw"])
-async def test_image_becomes_sparse_raw(settings: Settings, tmp_path: Path, format: str) -> None:
-    """An image is kept as a sparse raw file whose map and digest cover exactly what is used."""
-    source = disk(tmp_path / "disk", format)
-    facts = await add_image(settings, ImageRequest("deb", str(source), format), quiet)
-    raw = settings.state.image_dir / facts.path
-    assert read_map(raw).extents == ((0, 1), (10, 1), (63, 1))
-    assert (facts.size, facts.used, facts.format) == (64 * MIB, 3 * MIB, "raw")
-    assert raw.stat().st_blocks * 512 < 4 * MIB
-    content = raw.read_bytes()
-    used = b"".join(content[first * MIB : (first + count) * MIB] for first, count in read_map(raw).extents)
-    assert hashlib.sha256(used).hexdigest() == facts.sha256
-    assert len(left_in(settings)) == 2
-
-
-async def test_odd_sized_image(settings: Settings, tmp_path: Path) -> None:
-    """A disk that ends within a MiB is padded with zeros, so that every block is whole."""
-    source = tmp_path / "odd.raw"
-    source.write_bytes(b"x" * (MIB + 512))
-    facts = await add_image(settings, ImageRequest("odd", str(source), "raw"), quiet)
-    assert (facts.size, facts.used) == (2 * MIB, 2 * MIB)
-
-
-async def test_backing_file_is_refused(settings: Settings, tmp_path: Path) -> None:
-    """An image that would make qemu-img read another file of this machine is refused, and nothing is left."""
-    secret = tmp_path / "secret"
-    secret.write_bytes(b"s" * MIB)
-    evil = tmp_path / "evil.qcow2"
-    qemu_img("create", "-f", "qcow2", "-b", secret, "-F", "raw", evil)
-    with pytest.raises(MediaError, match="leans on another file"):
-        await add_image(settings, ImageRequest("evil", str(evil), "qcow2"), quiet)
-    assert left_in(settings) == []
-
-
-async def test_data_file_is_refused(settings: Settings, tmp_path: Path) -> None:
-    """So is one that keeps its data in another file."""
-    evil = tmp_path / "evil.qcow2"
-    qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path / 'data'},data_file_raw=on", evil, "8M")
-    with pytest.raises(MediaError, match="another file"):
-        await add_image(settings, ImageRequest("evil", str(evil), "qcow2"), quiet)
-    assert left_in(settings) == []
-
-
-async def test_format_is_said_not_guessed(settings: Settings, tmp_path: Path) -> None:
-    """A qcow2 that is said to be raw is copied as it is, and never opened as qcow2."""
-    evil = tmp_path / "evil.qcow2"
-    qemu_img("create", "-f", "qcow2", "-b", "/etc/hostname", "-F", "raw", evil, "1M")
-    facts = await add_image(settings, ImageRequest("e", str(evil), "raw"), quiet)
-    assert (settings.state.image_dir / facts.path).read_bytes()[:4] == b"QFI\xfb"
-    with pytest.raises(MediaError, match="no qcow2 image"):
-        await add_image(settings, ImageRequest("e", "/bin/sh", "qcow2"), quiet)
-    with pytest.raises(MediaError, match="raw or qcow2"):
-        await add_image(settings, ImageRequest("e", str(evil), "vmdk"), quiet)
-
-
-async def test_same_blocks_elsewhere_are_another_image(settings: Settings, tmp_path: Path) -> None:
-    """Two disks with the same used blocks in other places are kept apart."""
-    files = []
-    for place in (1, 5):
-        source = tmp_path / f"{place}.raw"
-        with source.open("wb") as file:
-            file.truncate(8 * MIB)
-            file.seek(place * MIB)
-            file.write(b"x" * MIB)
-        files.append(await add_image(settings, ImageRequest("same", str(source), "raw"), quiet))
-    assert files[0].sha256 == files[1].sha256
-    assert files[0].path != files[1].path
-
-
-async def test_image_by_http_needs_its_checksum(settings: Settings, web_server: Web, tmp_path: Path) -> None:
-    """Plain http is taken with a checksum, the right one."""
-    source = disk(web_server.root / "disk.qcow2")
-    request = ImageRequest("deb", f"{web_server.url}/disk.qcow2", "qcow2")
-    with pytest.raises(MediaError, match="--sha256"):
-        await add_image(settings, request, quiet)
-    with pytest.raises(MediaError, match="refused"):
-        await add_image(settings, replace(request, sha256="0" * 64), quiet)
-    assert left_in(settings) == []
-    good = hashlib.sha256(source.read_bytes()).hexdigest()
-    assert (await add_image(settings, replace(request, sha256=good), quiet)).used == 3 * MIB
-
-
-async def test_empty_image(settings: Settings, tmp_path: Path) -> None:
-    """A disk of zeros cannot be what somebody meant."""
-    qemu_img("create", "-f", "qcow2", tmp_path / "empty", "8M")
-    with pytest.raises(MediaError, match="empty"):
-        await add_image(settings, ImageRequest("e", str(tmp_path / "empty"), "qcow2"), quiet)
-    assert left_in(settings) == []
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
