@@ -220,6 +220,10 @@ class InspectionSettings(Section):
         [],
         description="Hardware tests of such a first inspection, by name, or all; a host's parameter tests wins.",
     )
+    tests_dir: Path | None = Field(
+        None,
+        description="Directory of your own hardware tests (docs/hardware.md); one named as a shipped one takes its place.",
+    )
 
 
 class EraseSettings(Section):
