@@ -9,14 +9,14 @@ APT_PACKAGES := ca-certificates curl git make gcc pkg-config python3 python3-dev
   ipxe ipxe-qemu pxelinux syslinux-common shim-signed grub-efi-amd64-signed grub-pc-bin grub-common grub2-common \
   debian-installer-12-netboot-amd64 dnsmasq-base ipmitool openipmi openssh-client openssh-server \
   postgresql tftp-hpa tftpd-hpa iproute2 procps util-linux debconf-utils gpgv debian-archive-keyring \
-  busybox-static dash netplan.io kexec-tools kmod cpio mmdebstrap e2fsprogs fdisk dosfstools mtools genisoimage zstd xz-utils shellcheck \
+  busybox-static dash netplan.io kexec-tools kmod cpio mmdebstrap squashfs-tools e2fsprogs fdisk dosfstools mtools genisoimage zstd xz-utils shellcheck \
   libxml2-utils ignition gir1.2-nm-1.0 python3-gi prometheus
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 # Two workers: the tests start databases and emulated machines, which a larger number would only make slower.
 WORKERS ?= 2
-SCRIPTS := scripts/apt scripts/venv scripts/demo-ctl .ci/run pxe/image/build pxe/ramdisk/build pxe/ramdisk/init pxe/ramdisk/agent pxe/ramdisk/udhcpc
+SCRIPTS := scripts/apt scripts/venv scripts/demo-ctl .ci/run pxe/image/build pxe/ramdisk/init pxe/ramdisk/agent pxe/ramdisk/udhcpc
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
