@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -61,7 +64,11 @@ def claimed(door: Door) -> Client:
 
 def write(door: Door, disk: Path, encoding: str = "raw", image: SmallImage = IMAGE, **more: Any) -> Work:
     """The image onto the disk, as the action does it."""
-    plan = {"id": "d-1", "action": "image", "image": {**image.plan(door.url, encoding), **more}}
+    plan: dict[str, Any] = {
+        "id": "d-1",
+        "action": "image",
+        "image": {**image.plan(door.url, encoding), **more},
+    }
     work = Work(plan, claimed(door))
     blocks = stream.read_map(work, plan["image"])
     target = whole(str(disk))
@@ -356,3 +363,83 @@ def test_progress_is_told_while_nothing_happens(door: Door) -> None:
     names = [name for name, _ in door.posts]
     assert names.count("progress") >= 3 and names[-2:] == ["log", "done"]
     assert door.said("progress")[-1] == {"id": "t-1", "percent": 5, "text": "thinking", "done": 1, "total": 2}
+
+
+# --- as a process -------------------------------------------------------------------------------------------
+
+DRIVER = """
+import os, sys
+sys.path.insert(0, {package!r})
+from ramdisk_agent import __main__ as agent, finish, stream, work
+from ramdisk_agent.device import whole
+def image(work):
+    blocks = stream.read_map(work, work.plan["image"])
+    target = whole({disk!r})
+    stream.forget(work, target.devices[0], blocks.size_mib << 20)
+    stream.write(work, work.plan["image"], blocks, target)
+    target.close()
+    return {{"finish": "kexec"}}
+def go(how):
+    print("GO", how, flush=True)
+    os._exit(0)
+work.ACTIONS["image"] = image
+finish.go = go
+agent.boot_secret.__defaults__ = ({secret!r},)
+agent.main({cmdline!r})
+"""
+
+
+def start(tmp_path: Path, door: Door, disk: Path) -> subprocess.Popen[str]:
+    """The agent as the ramdisk's init starts it."""
+    (tmp_path / "cmdline").write_text(
+        f"quiet provisiond.url={door.url} provisiond.ticket=tttttttttttttttttttt BOOTIF=01-52-54-00-AA-BB-CC\n"
+    )
+    package = Path(__file__).parents[2] / "pxe/ramdisk"
+    code = DRIVER.format(
+        package=str(package),
+        disk=str(disk),
+        secret=str(tmp_path / "run/secret"),
+        cmdline=str(tmp_path / "cmdline"),
+    )
+    return subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_agent_begins_anew(tmp_path: Path, door: Door, disk: Path) -> None:
+    """kill -9 in the middle of the transfer: the agent that is started next has the same session and the disk is right."""
+    door.cuts = [Cut(after=5 * MIB, stall=True)]
+    door.plans = [{"id": "d-1", "action": "image", "image": IMAGE.plan(door.url)}]
+    with start(tmp_path, door, disk) as first:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not any(body["done"] for body in door.said("progress")):
+            time.sleep(0.05)
+        first.send_signal(signal.SIGKILL)
+    assert not door.said("done") and not is_written(disk)
+    with start(tmp_path, door, disk) as second:
+        out = second.communicate(timeout=60)[0]
+    assert out.splitlines()[-1] == "GO kexec" and is_written(disk)
+    one, two = door.said("claim")
+    assert one["secret"] == two["secret"] and one["identity"]["macs"][0] == "52:54:00:aa:bb:cc"
+    assert door.said("done") == [{"id": "d-1", "result": {"finish": "kexec"}}]
+    assert oct((tmp_path / "run/secret").stat().st_mode & 0o777) == "0o600"
+
+
+def test_few_modules(tmp_path: Path) -> None:
+    """The agent starts without what costs an emulated processor seconds: tens of modules, not hundreds."""
+    package = Path(__file__).parents[2] / "pxe/ramdisk"
+    code = f"import sys; sys.path.insert(0, {str(package)!r}); import ramdisk_agent.__main__; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {
+        "ssl",
+        "asyncio",
+        "logging",
+        "email",
+        "http",
+        "urllib",
+        "pathlib",
+        "subprocess",
+        "hashlib",
+        "ctypes",
+    }
+    assert heavy & set(loaded) == set() and len(loaded) < 90

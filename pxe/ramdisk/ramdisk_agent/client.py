@@ -175,7 +175,7 @@ class Client:
             answer.close()
         if answer.status < 300:
             return body
-        said = body[:300].decode(errors="replace").strip()
+        said = _said(body)
         if answer.status >= 500 or answer.status in AGAIN:
             raise Broken(f"{answer.reason} {said}")
         ours = url.startswith(f"{self.url}/agent/") and not url.endswith("/claim")
@@ -232,6 +232,14 @@ class Client:
                 else:
                     if answer.get("go") is False:
                         self._stopped[newest["id"]] = str(answer.get("why") or "the daemon called it off")
+
+
+def _said(body: bytes) -> str:
+    """The reason in a refusal: {"error": ...}, or the text as it is."""
+    try:
+        return str(json.loads(body)["error"])[:500]
+    except (ValueError, LookupError, TypeError):
+        return body[:300].decode(errors="replace").strip()
 
 
 def _pause(seconds: float, idle: Callable[[], None] | None) -> None:

@@ -89,10 +89,11 @@ class _Transfer:
         pipe = self.pipeline
         done = min(self.total, pipe.written * self.blocks.piece)
         checked = min(self.total, pipe.verified * self.blocks.piece)
-        text = f"writing {done // MIB} of {self.total // MIB} MiB to {self.target.name}{self.trouble}"
+        percent = 45 * (done + checked) // self.total
+        text = f"writing to {self.target.name}{self.trouble}"
         if pipe.written == len(self.pieces):
-            text = f"checking {checked // MIB} of {self.total // MIB} MiB on {self.target.name}"
-        self.work.progress(45 * (done + checked) // self.total, text, done, self.total)
+            text, done = f"checking {self.target.name}", checked
+        self.work.progress(percent, text, done, self.total)
 
     def run(self) -> str:
         """Until all is on the disk: SHA-256 of what the disk has."""
