@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ramdisk_agent import tables
+from ramdisk_agent.layout import node
 from ramdisk_agent.run import run
 from ramdisk_agent.work import Failed, Work
 
