@@ -158,7 +158,7 @@ class _Lane:
             if turn.done():  # its request was broken off
                 self._queue.popleft()
                 continue
-            if self._rate and self._tokens < wanted:
+            if self._rate and self._tokens + 1 < wanted:  # a byte of rounding
                 if self._timer is None:
                     self._timer = self.shares.later((wanted - self._tokens) / self._rate, self._again)
                 return
