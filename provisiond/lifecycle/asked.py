@@ -82,8 +82,7 @@ async def follow(session: AsyncSession, row: Any, verb: Verb, asked: Asked) -> d
         host = await resolve_host(session, row.id)
         if why := why_not(host):
             raise Invalid([FieldError("host", f"{why}; there is no ramdisk to inspect it with")])
-        names = asked.tests if asked.tests is not None else ()
-        return {"task": ("inspect", {"tests": "all" if "all" in names else list(names)})}
+        return {"task": ("inspect", {"tests": list(asked.tests or ())})}
     if verb is Verb.RESCUE:
         host = await resolve_host(session, row.id)
         return {"task": ("rescue", {"keys": _keys(host, asked)})}

@@ -62,9 +62,9 @@ async def open_in(
 ) -> str:  # fmt: skip
     """``open_task`` as a part of a transaction that has locked the host's row ``host``.
 
-    ``options`` are inspect's {"tests": [names] | "all"}, erase's {"mode"}, rescue's {"keys"}; ``secret`` is what only the machine may
-    be told, encrypted by the caller. A task of the same kind that is open already stays, and its id is returned; raises Conflict
-    when one of another kind is open.
+    ``options`` are inspect's {"tests": [names]} ("all" among them: every one there is), erase's {"mode"}, rescue's {"keys"};
+    ``secret`` is what only the machine may be told, encrypted by the caller. A task of the same kind that is open already stays, and
+    its id is returned; raises Conflict when one of another kind is open.
     """
     there = await find(session, host.task_id)
     if there is not None and there.ended_at is None:
@@ -161,8 +161,8 @@ async def task_progress(
 ) -> str:
     """The agent is ``percent`` along; ``done`` and ``total`` in bytes. Returns '' (go on), or why it is to stop.
 
-    The first one says that it has taken the task up; it, and the hundredth percent, wake the host. An event is written only when the
-    percentage changes.
+    The first one says that it has taken the task up; it wakes the host, and so does a rescue that lets in (``is_up``). An event is
+    written only then, and when the percentage changes.
     """
     percent, text = max(0, min(100, percent)), text[:256]
 
@@ -187,14 +187,20 @@ async def task_progress(
         if first:
             values["started_at"] = utcnow()
         await set_task(session, task.id, **values)
-        if first or task.progress != percent:
+        up = task.kind == "rescue" and is_up(text) and not is_up(task.progress_text)
+        if first or task.progress != percent or up:
             data = {"percent": percent, "task": task.id}
             await _event(session, host, "task.progress", text, data)
-        if first or percent == 100:
+        if first or up:
             await _wake(session, host, revive=False)
         return ""
 
     return await store.transact(work, HOSTS, EVENTS)
+
+
+def is_up(text: str) -> bool:
+    """Whether a rescue's progress says where to log in."""
+    return text.startswith("rescue: ssh ")
 
 
 async def task_done(store: Store, task_id: str, result: Mapping[str, Any]) -> None:

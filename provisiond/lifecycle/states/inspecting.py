@@ -22,15 +22,9 @@ def at_enrolment(host: ResolvedHost, world: World) -> tuple[dict[str, Any], Writ
     wanted = host.parameters.get("inspect", "ramdisk" if world.settings.inspection.on_enrol else "sensors")
     if wanted != "ramdisk" or host.row.task_id is not None or ramdisk.why_not(host):
         return {}, None
-    tests = host.parameters.get("tests", world.settings.inspection.tests)
-    return ramdisk.opened(host, "inspect", {"tests": named_tests(tests)})
-
-
-def named_tests(tests: object) -> Any:
-    """ "all", or a list of names, of however it was written."""
-    if tests == "all" or (isinstance(tests, list | tuple) and "all" in tests):
-        return "all"
-    return [str(name) for name in tests] if isinstance(tests, list | tuple) else []
+    asked = host.parameters.get("tests", world.settings.inspection.tests)
+    names = [asked] if isinstance(asked, str) else asked if isinstance(asked, list | tuple) else []
+    return ramdisk.opened(host, "inspect", {"tests": [str(name) for name in names]})
 
 
 async def sensors(host: ResolvedHost, world: World) -> Outcome:
