@@ -2,13 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ramdisk_agent.facts.text import mac, names, said
 
-Ipmi = Callable[[Sequence[str]], str]  # arguments after `ipmitool` -> its output, "" when it failed
-
+IPMITOOL = ("ipmitool",)  # by the machine's own interface; tests put -I lanplus and an address behind it
 CHANNELS = range(1, 9)  # where a LAN channel may be (IPMI 2.0, 6.3: 1-7; 8 is used by some blades)
 _DEVICES = ("/dev/ipmi0", "/dev/ipmi/0", "/dev/ipmidev/0")
 
@@ -57,23 +56,16 @@ def parse_fru(text: str) -> dict[str, str | None]:
     }
 
 
-def lan(ipmi: Ipmi) -> tuple[int | None, dict[str, str | None]]:
+def lan(ipmitool: Sequence[str] = IPMITOOL) -> tuple[int | None, dict[str, str | None]]:
     """The first channel that has an address, or else the first that has a MAC; (None, {}) where there is no LAN channel."""
     second: tuple[int | None, dict[str, str | None]] = (None, {})
     for channel in CHANNELS:
-        seen = parse_lan(ipmi(["lan", "print", str(channel)]))
+        seen = parse_lan(_ask(ipmitool, "lan", "print", str(channel)))
         if seen["address"]:
             return channel, seen
         if seen["mac"] and second[0] is None:
             second = channel, seen
     return second
-
-
-def in_band(arguments: Sequence[str]) -> str:
-    """ipmitool by the machine's own interface. A controller that is busy answers after seconds, or never."""
-    from ramdisk_agent.run import run
-
-    return run(["ipmitool", *arguments], timeout=15, check=False)
 
 
 def present(told: bool, acpi: str = "/sys/bus/acpi/devices") -> bool:
@@ -92,13 +84,20 @@ def _acpi_tells(root: str) -> bool:
     return any(re.match(r"IPI0001|APMC0D8A", name) for name in names(root))
 
 
-def gather(ipmi: Ipmi = in_band) -> dict[str, Any]:
+def gather(ipmitool: Sequence[str] = IPMITOOL) -> dict[str, Any]:
     """{"bmc": facts["bmc"], "fru": parse_fru()} of a machine that has a controller."""
-    version = parse_info(ipmi(["mc", "info"]))
+    version = parse_info(_ask(ipmitool, "mc", "info"))
     if version is None:
         return {"bmc": None, "fru": {}}  # the interface is there, but nobody answers behind it
-    _, seen = lan(ipmi)
+    _, seen = lan(ipmitool)
     return {
         "bmc": {"address": seen.get("address"), "mac": seen.get("mac"), "version": version},
-        "fru": parse_fru(ipmi(["fru", "print", "0"])),
+        "fru": parse_fru(_ask(ipmitool, "fru", "print", "0")),
     }
+
+
+def _ask(ipmitool: Sequence[str], *arguments: str) -> str:
+    """What it says; "" when it failed. A controller that is busy answers after seconds, or never."""
+    from ramdisk_agent.run import run
+
+    return run([*ipmitool, *arguments], timeout=15, check=False)
