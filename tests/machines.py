@@ -30,10 +30,12 @@ def server(number: int = 1, **changes: Any) -> dict[str, Any]:
         "architecture": "x86_64",
         "cpu": {"model": "Intel(R) Xeon(R) Gold 6130 CPU @ 2.10GHz", "vendor": "GenuineIntel", "sockets": 2, "cores": 32, "threads": 64, "mhz": 3700},
         "memory": {"mib": 65536, "dimms": [
-            {"slot": slot, "mib": 32768, "type": "DDR4", "mts": 2666, "vendor": "Samsung", "serial": f"36F{number:04}{slot}", "part": "M393A4K40CB2-CTD"}
+            {"slot": slot, "mib": 32768, "type": "DDR4", "mts": 2666, "vendor": "Samsung",
+             "serial": f"36F{number:04}{slot}", "part": "M393A4K40CB2-CTD"}
             for slot in ("A1", "B1")]},
         "disks": [
-            {"name": f"sd{letter}", "path": f"/dev/sd{letter}", "model": "SAMSUNG MZ7LH960", "serial": f"S45N{number:04}{letter}", "size": 960197124096,
+            {"name": f"sd{letter}", "path": f"/dev/sd{letter}", "model": "SAMSUNG MZ7LH960",
+             "serial": f"S45N{number:04}{letter}", "size": 960197124096,
              "rotational": False, "wwn": f"0x5002538e{number:04x}000{n}", "by_id": [f"ata-SAMSUNG_{number}{letter}"],
              "by_path": f"pci-0000:00:17.0-ata-{n}", "transport": "sata", "removable": False, "read_only": False}
             for n, letter in enumerate("ab", 1)]
@@ -41,7 +43,8 @@ def server(number: int = 1, **changes: Any) -> dict[str, Any]:
         "nics": [
             {"name": f"eno{n}", "mac": f"e4:43:4b:00:{number:02x}:{n:02x}", "driver": "tg3", "pci": f"0000:19:00.{n - 1}", "link": n == 1,
              "mbps": 1000 if n == 1 else None, "boot": n == 1,
-             "lldp": {"chassis": "00:1c:73:aa:bb:cc", "port": f"Ethernet{number}", "port_description": "", "system": "rack1-sw1", "vlan": 100} if n == 1 else None}
+             "lldp": {"chassis": "00:1c:73:aa:bb:cc", "port": f"Ethernet{number}",
+                      "port_description": "", "system": "rack1-sw1", "vlan": 100} if n == 1 else None}
             for n in (1, 2)],
         "bmc": {"address": f"10.99.0.{number % 250 + 1}", "mac": f"e4:43:4b:01:{number:02x}:00", "version": "4.40"},
         "gpus": [{"vendor": "Matrox", "model": "G200eW3", "pci": "0000:03:00.0"}], "tpm": "2.0", "virtual": None,

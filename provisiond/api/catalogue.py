@@ -46,7 +46,8 @@ async def replace_global_parameters(
     return GlobalParametersView(parameters=changed)
 
 
-def _routes(noun: Noun) -> list[Route]:
+def noun_routes(noun: Noun) -> list[Route]:
+    """The five calls of one noun."""
     called = noun.name.replace("_", " ")
     path, one = f"/{noun.plural}", f"/{noun.plural}/{{name}}"
     page: Any = Page[noun.view]  # type: ignore[name-defined]
@@ -118,7 +119,7 @@ def _typed(
 
 
 ROUTES: list[Route] = [
-    *(route for noun in CATALOGUE.values() for route in _routes(noun)),
+    *(route for noun in CATALOGUE.values() for route in noun_routes(noun)),
     Route("GET", "/parameters", show_global_parameters, "viewer", "The global parameters"),
     Route("PUT", "/parameters", replace_global_parameters, "operator", "Replace the global parameters"),
 ]

@@ -16,6 +16,7 @@ from provisiond.api.masking import for_eyes
 from provisiond.api.problems import Refused
 from provisiond.api.routing import Answer, Once
 from provisiond.api.stream import resume_point, send_events
+from provisiond.discovery.views import summary_of
 from provisiond.errors import Conflict, Invalid
 from provisiond.inventory import history, hosts
 from provisiond.inventory.access import Principal
@@ -136,6 +137,7 @@ async def show_host(deps: ApiDeps, name: str, request: web.Request, who: Princip
     tag = etag(host)
     if tag in _tags(request.headers.get("If-None-Match")):
         return Answer(b"", status=304, headers={"ETag": tag})
+    host = host.model_copy(update={"hardware": await summary_of(deps.store, host.id)})
     return Answer(for_eyes(host, who), headers={"ETag": tag})
 
 

@@ -10,6 +10,7 @@ import typer
 from provisiond.ctl import (
     admin,
     deployments,
+    discovery,
     flags,
     hosts,
     lint,
@@ -35,6 +36,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 cannot reach the daemon, 4 denied.",
 )
 app.add_typer(hosts.app, name="host")
+app.add_typer(discovery.app, name="discovery")
+app.add_typer(discovery.profile, name="profile")
 app.add_typer(network.group, name="group")
 app.add_typer(network.subnet, name="subnet")
 app.add_typer(network.domain, name="domain")

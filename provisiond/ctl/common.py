@@ -126,6 +126,9 @@ NetworkFile = Annotated[
     str | None,
     typer.Option("--network", help="YAML file with bonds, VLANs, bridges and routes.", metavar="FILE"),
 ]
+Profile = Annotated[
+    str | None, typer.Option("--profile", help="Hardware profile that machines are compared with.")
+]
 Params = Annotated[
     list[str] | None, typer.Option("--param", "-p", help="NAME=VALUE, read as YAML; again for more.")
 ]

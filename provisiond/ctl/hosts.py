@@ -19,6 +19,7 @@ from provisiond.ctl.common import (
     NetworkFile,
     Params,
     ParamsFile,
+    Profile,
     StorageFile,
     Yes,
     confirm,
@@ -67,6 +68,7 @@ Method = Annotated[
 Handover = Annotated[
     str | None, typer.Option(help="Configuration management it is handed to: ansible, script, none.")
 ]
+Serial = Annotated[str | None, typer.Option(help="Its maker's serial number, by which it is known too.")]
 Comment = Annotated[str | None, typer.Option(help="A line for people.")]
 Wait = Annotated[
     bool, typer.Option("--wait", "-w", help="Follow it live until it is there; end non-zero if it fails.")
@@ -102,6 +104,8 @@ def create(
     params_file: ParamsFile = None,
     storage: StorageFile = None,
     network: NetworkFile = None,
+    profile: Profile = None,
+    serial: Serial = None,
     build: Annotated[bool, typer.Option("--build", help="Build it as soon as it is ready.")] = False,
     wait: Wait = False,
 ) -> None:
@@ -114,6 +118,7 @@ def create(
         group=group, mac=mac, on=on, flavor=flavor, image=image, medium=medium, operating_system=operating_system, subnet=subnet,
         ip=ip, domain=domain, firmware=firmware, method=method, handover=handover, comment=comment,
         parameters=read_parameters(param or [], params_file), storage=read_description(storage), network=read_description(network),
+        profile=profile, serial=serial,
     )  # fmt: skip
     if file is not None:
         if name or own or bmc:
@@ -198,6 +203,8 @@ def update(
     params_file: ParamsFile = None,
     storage: StorageFile = None,
     network: NetworkFile = None,
+    profile: Profile = None,
+    serial: Serial = None,
     rename: Annotated[str | None, typer.Option(help="Its new name.")] = None,
     priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first.")] = None,
 ) -> None:
@@ -207,6 +214,7 @@ def update(
         group=group, mac=mac, on=on, flavor=flavor, image=image, medium=medium, operating_system=operating_system, subnet=subnet,
         ip=ip, domain=domain, firmware=firmware, method=method, handover=handover, name=rename, priority=priority,
         parameters=read_parameters(param or [], params_file), storage=read_description(storage), network=read_description(network),
+        profile=profile, serial=serial,
     )  # fmt: skip
     if comment is not None:
         body["comment"] = comment
@@ -337,7 +345,7 @@ def power(
     )
 
 
-for _look in (looks.console, looks.history, looks.events, looks.parameters, looks.deployments):
+for _look in (looks.console, looks.history, looks.events, looks.parameters, looks.deployments, looks.facts):
     app.command()(_look)
 
 

@@ -93,6 +93,33 @@ def deployments(context: typer.Context, name: Name) -> None:
     )
 
 
+def facts(
+    context: typer.Context,
+    name: Name,
+    history: Annotated[bool, typer.Option("--history", help="What changed, and when.")] = False,
+) -> None:
+    """What a host's machine says it is made of, and where that differs from its hardware profile."""
+    here = session(context)
+    if history:
+        snapshots = here.client.get(place("hosts", name, "hardware", "history"))["items"]
+        if here.format is not Format.TABLE:
+            show_list(snapshots, (), here.format)
+            return
+        rows = [
+            {"at": s["at"], "until": s["seen_at"][:19].replace("T", " "), "changed": "\n".join(s["text"]) or "first seen"}
+            for s in snapshots
+        ]  # fmt: skip
+        show_list(rows, ("at", "until", "changed"), here.format)
+        return
+    shown = here.client.get(place("hosts", name, "hardware"))
+    if here.format is not Format.TABLE:
+        show_one(shown, here.format)
+        return
+    told = {k: v for k, v in shown["facts"].items() if k != "version"}
+    differs = {"differs": "\n".join(shown["differs"])} if shown["profile"] else {}
+    show_one({k: shown[k] for k in ("host", "at", "seen_at", "profile")} | differs | told, here.format)
+
+
 def _at(values: Any, path: str) -> Any:
     """The value at a dotted path, in which a dot of a key is written \\. ."""
     for part in re.split(r"(?<!\\)\.", path):

@@ -12,6 +12,7 @@ from provisiond.ctl.common import (
     NetworkFile,
     Params,
     ParamsFile,
+    Profile,
     StorageFile,
     given,
     noun,
@@ -67,7 +68,7 @@ Dynamic = Annotated[
     list[str] | None, typer.Option("--dynamic", help="FIRST-LAST that DHCP gives to unknown machines.")
 ]
 Vlan = Annotated[int | None, typer.Option(help="VLAN id.")]
-Unknown = Annotated[str | None, typer.Option(help="What an unknown machine gets: ignore or discover.")]
+Unknown = Annotated[str | None, typer.Option(help="What an unknown machine gets: ignore, discover or menu.")]
 
 
 @group.command("create")
@@ -75,12 +76,12 @@ def create_group(
     context: typer.Context, name: Name, parent: Parent = None, operating_system: System = None, medium: Medium = None,
     image: Image = None, subnet: Subnet = None, domain: Domain = None, on: On = None, flavor: Flavor = None,
     handover: Handover = None, param: Params = None, params_file: ParamsFile = None,
-    storage: StorageFile = None, network: NetworkFile = None,
+    storage: StorageFile = None, network: NetworkFile = None, profile: Profile = None,
 ) -> None:  # fmt: skip
     """Make a group of hosts; what it leaves open is inherited from its parent."""
     body = given(name=name, parent=parent, operating_system=operating_system, medium=medium, image=image, subnet=subnet, domain=domain,
                  hypervisor=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file),
-                 storage=read_description(storage), network=read_description(network))  # fmt: skip
+                 storage=read_description(storage), network=read_description(network), profile=profile)  # fmt: skip
     _create(context, "/groups", body)
 
 
@@ -89,12 +90,12 @@ def update_group(
     context: typer.Context, name: Name, parent: Parent = None, operating_system: System = None, medium: Medium = None,
     image: Image = None, subnet: Subnet = None, domain: Domain = None, on: On = None, flavor: Flavor = None,
     handover: Handover = None, param: Params = None, params_file: ParamsFile = None,
-    storage: StorageFile = None, network: NetworkFile = None,
+    storage: StorageFile = None, network: NetworkFile = None, profile: Profile = None,
 ) -> None:  # fmt: skip
     """Change what is given; an option set to "" empties it. Parameters are replaced as a whole."""
     body = given(parent=parent, operating_system=operating_system, medium=medium, image=image, subnet=subnet, domain=domain,
                  hypervisor=on, flavor=flavor, handover=handover, parameters=read_parameters(param or [], params_file),
-                 storage=read_description(storage), network=read_description(network))  # fmt: skip
+                 storage=read_description(storage), network=read_description(network), profile=profile)  # fmt: skip
     _update(context, "/groups", name, body)
 
 

@@ -19,20 +19,25 @@ from provisiond.inventory.cards import Card, load_pools, settle_cards
 from provisiond.inventory.facts import Facts
 from provisiond.inventory.hardware_tables import DiscoveryRule
 from provisiond.inventory.host_checks import nearest, usual_method
-from provisiond.inventory.known import Known
 from provisiond.inventory.resolve import group_paths
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
-from provisiond.inventory.tables import Bmc, Interface, table
+from provisiond.inventory.tables import Bmc, Event, Interface, table
 from provisiond.lifecycle import intents, rows, tasks
 from provisiond.lifecycle.table import Verb
 
 PASSWORD_BYTES = 12  # 16 characters in base64: IPMI 2.0 takes 20 bytes, some controllers only 16
-_rule, _interface, _bmc = table(DiscoveryRule), table(Interface), table(Bmc)
+_rule, _interface, _bmc, _event = (table(t) for t in (DiscoveryRule, Interface, Bmc, Event))
 _LOCK_RULE = select(_rule.c.taken).where(_rule.c.id == bindparam("b_id")).with_for_update()
 _TAKEN = update(_rule).where(_rule.c.id == bindparam("b_id")).values(taken=_rule.c.taken + 1)
 _PRIMARY = select(_interface).where(
     _interface.c.host_id == bindparam("b_host"), _interface.c.primary.is_(True)
+)
+_LAST_RULED = (
+    select(_event.c.data)
+    .where(_event.c.host_id == bindparam("b_host"), _event.c.kind == "discovery.ruled")
+    .order_by(_event.c.id.desc())
+    .limit(1)
 )
 _HAS_BMC = select(_bmc.c.id).where(_bmc.c.host_id == bindparam("b_host"))
 
@@ -53,8 +58,18 @@ class Ruled:
     notes: list[str] = field(default_factory=list)
 
 
+async def ruled_already(db: AsyncSession, host_id: str, rule: Any) -> bool:
+    """Whether this very rule, as it stands, was applied last: what an operator changed since is not undone."""
+    last = (await (await db.connection()).execute(_LAST_RULED, {"b_host": host_id})).scalar()
+    return (
+        last is not None
+        and last.get("rule") == rule.id
+        and last.get("changed") == rule.updated_at.isoformat()
+    )
+
+
 async def settings_of(
-    session: AsyncSession, rule: Any, values: Mapping[str, Any], *, host_id: str, parameters: Mapping[str, Any], known: Known
+    session: AsyncSession, rule: Any, values: Mapping[str, Any], *, host_id: str, parameters: Mapping[str, Any]
 ) -> Ruled:  # fmt: skip
     """The columns of the host; its name is one that nobody has at this moment. Counts the machine as taken."""
     ruled = Ruled(rule, {})
@@ -110,10 +125,10 @@ async def follow(
             "notes": ruled.notes,
         },
     )
-    if not approves:
-        return
     if rule.bmc_username:
         await _ask_for_controller(session, world, host, rule, facts, actor)
+    if not approves:
+        return
     try:
         await intents.ask(session, host_id, Verb.APPROVE, actor=actor, cause=f"rule {rule.name}")
         if rule.build:

@@ -30,26 +30,18 @@ from provisiond.inventory.known import Known
 from provisiond.inventory.resolve import group_paths
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import EVENTS, HOSTS, Store
-from provisiond.inventory.tables import Event, Host, Interface, new_row, table, utcnow
+from provisiond.inventory.tables import Host, Interface, new_row, table, utcnow
 from provisiond.lifecycle import rows
 
 log = structlog.get_logger(__name__)
 _TRIES = 6
 _CARD = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 _ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
-_host, _interface, _session, _event, _profile = (
-    table(t) for t in (Host, Interface, AgentSession, Event, HardwareProfile)
-)
+_host, _interface, _session, _profile = (table(t) for t in (Host, Interface, AgentSession, HardwareProfile))
 _WAITING = select(func.count()).select_from(_host).where(_host.c.state == "discovered")
 _ADD_HOST, _ADD_CARD = insert(_host), insert(_interface)
 _SET_SESSION = update(_session).where(_session.c.id == bindparam("b_id"))
 _CARDS = select(_interface).where(_interface.c.host_id == bindparam("b_host"))
-_LAST_RULED = (
-    select(_event.c.data)
-    .where(_event.c.host_id == bindparam("b_host"), _event.c.kind == "discovery.ruled")
-    .order_by(_event.c.id.desc())
-    .limit(1)
-)
 _EXPECTED = select(_profile.c.name, _profile.c.expected).where(_profile.c.id == bindparam("b_id"))
 
 
@@ -154,7 +146,7 @@ class _Intake:
         values = self._values(subnet)
         ruled = None
         if (rule := first_that_holds(rules, values)) is not None:
-            ruled = await apply.settings_of(db, rule, values, host_id=row["id"], parameters={}, known=known)
+            ruled = await apply.settings_of(db, rule, values, host_id=row["id"], parameters={})
             row.update(ruled.columns)
         await connection.execute(_ADD_HOST, row)
         await connection.execute(
@@ -207,12 +199,10 @@ class _Intake:
         if host.state == "discovered":
             values = self._values(subnet)
             rule = first_that_holds(rules, values)
-            if rule is not None and not await _ruled_already(db, host.id, rule):
-                ruled = await apply.settings_of(
-                    db, rule, values, host_id=host.id, parameters=host.parameters, known=known
-                )
+            if rule is not None and not await apply.ruled_already(db, host.id, rule):
+                ruled = await apply.settings_of(db, rule, values, host_id=host.id, parameters=host.parameters)
                 columns.update(ruled.columns)
-        if columns:
+        if columns or changed or first:
             await rows.set_host(db, host.id, updated_at=utcnow(), **columns)
             host = await rows.lock_host(db, host.id)
         if said:
@@ -346,16 +336,6 @@ class _Intake:
 
 
 _HOW = {"ticket": "boot", "mac": "network card", "serial": "serial number", "uuid": "machine UUID"}
-
-
-async def _ruled_already(db: AsyncSession, host_id: str, rule: Any) -> bool:
-    """Whether this very rule, as it stands, was applied last: what an operator changed since is not undone."""
-    last = (await (await db.connection()).execute(_LAST_RULED, {"b_host": host_id})).scalar()
-    return (
-        last is not None
-        and last.get("rule") == rule.id
-        and last.get("changed") == rule.updated_at.isoformat()
-    )
 
 
 async def _given_up(db: AsyncSession, owner: Any, mac: str) -> bool:

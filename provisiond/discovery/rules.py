@@ -39,6 +39,9 @@ def _pattern(text: str) -> str:
 ExpressionText = Annotated[str, Field(max_length=MAX_LENGTH), AfterValidator(_expression)]
 
 
+NamePatternText = Annotated[str, Field(max_length=256), AfterValidator(_pattern)]
+
+
 class Rule(Request):
     """Of the rules that hold for a discovered machine the one of the highest ``priority`` counts; among equals, the first by name."""
 
@@ -51,7 +54,7 @@ class Rule(Request):
     )
     group: Name | None = None
     profile: Name | None = Field(None, description="Hardware profile that its machines are compared with.")
-    name_pattern: Annotated[str, Field(max_length=256), AfterValidator(_pattern)] = Field(
+    name_pattern: NamePatternText = Field(
         "", description="Such as node-{{ serial | lower }} or rack1-{{ pad(n, 3) }}."
     )
     storage: StorageDescription | None = None

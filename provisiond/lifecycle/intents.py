@@ -100,7 +100,8 @@ async def enter(
     await history.add(session, kind=f"intent.{verb}", cause=cause, **told)
     moved = {"from": host.state, "to": str(target)}
     await history.add(session, kind="state.changed", cause=str(verb), data=moved, **told)
-    await tasks.end_in(session, host, f"{verb} was asked for")
+    if verb != Verb.APPROVE:  # a discovery rule may have given it an inspection before it was taken in
+        await tasks.end_in(session, host, f"{verb} was asked for")
     task = change.pop("task", None)
     kept = None if target == State.BUILDING else host.deployment_id
     await rows.move_host(

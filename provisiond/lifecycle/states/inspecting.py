@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from provisiond.drivers.power import PowerAction
 from provisiond.errors import Unsupported
 from provisiond.inventory.resolve import ResolvedHost
@@ -19,12 +21,20 @@ def at_enrolment(host: ResolvedHost, world: World) -> tuple[dict[str, Any], Writ
 
     The host's parameter ``inspect``: ramdisk | sensors; ``tests``: names of hardware tests, or all.
     """
+    asked = host.parameters.get("tests", world.settings.inspection.tests)
+    names = [asked] if isinstance(asked, str) else asked if isinstance(asked, list | tuple) else []
+    tests = [str(name) for name in names]
+    if (given := host.task) is not None and given.kind == "inspect" and "tests" not in given.options:
+        options = {**given.options, "tests": tests}  # a discovery rule asked for it, to set its controller up
+
+        async def write(session: AsyncSession) -> None:
+            await tasks.set_task(session, given.id, options=options)
+
+        return {}, write
     wanted = host.parameters.get("inspect", "ramdisk" if world.settings.inspection.on_enrol else "sensors")
     if wanted != "ramdisk" or host.row.task_id is not None or ramdisk.why_not(host):
         return {}, None
-    asked = host.parameters.get("tests", world.settings.inspection.tests)
-    names = [asked] if isinstance(asked, str) else asked if isinstance(asked, list | tuple) else []
-    return ramdisk.opened(host, "inspect", {"tests": [str(name) for name in names]})
+    return ramdisk.opened(host, "inspect", {"tests": tests})
 
 
 async def sensors(host: ResolvedHost, world: World) -> Outcome:
