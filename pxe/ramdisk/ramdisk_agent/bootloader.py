@@ -59,7 +59,8 @@ def lacking(layout: Mapping[str, Any], mnt: Path, firmware: str, machine: str) -
         if not any(next(mnt.glob(path), None) for path in paths):
             found.append(package)
 
-    if not dracut:
+    stacked = layout["raids"] or layout["volume_groups"] or layout["encrypted"]
+    if stacked and not dracut:
         want("initramfs-tools", "usr/sbin/update-initramfs")
     if layout["raids"]:
         want("mdadm", "usr/sbin/mdadm", "sbin/mdadm")
@@ -116,11 +117,14 @@ def install(made: "Made", mnt: Path, uuids: Mapping[str, str], arguments: Sequen
         defaults.write_text(tables.grub_defaults(defaults.read_text(), arguments))
     # the image's own partition, by its number on the image's disk: Ubuntu's cloud images
     (mnt / "etc/default/grub.d/40-force-partuuid.cfg").unlink(missing_ok=True)
-    if dracut:
+    # on plain partitions the image's own initramfs finds / by what the boot loader says
+    stacked = made.layout["raids"] or made.layout["volume_groups"] or made.layout["encrypted"]
+    if dracut and stacked:
         inside(mnt, ["dracut", "--force", "--regenerate-all", "--no-hostonly", *_dracut_modules(made.layout)])
-        _entries(made, mnt, arguments)
-    else:
+    elif stacked:
         inside(mnt, ["update-initramfs", "-u", "-k", "all"])
+    if dracut:
+        _entries(made, mnt, arguments)
     grub = "grub2" if (mnt / "usr/sbin/grub2-install").exists() else "grub"
     notes = _uefi(made, mnt, grub, uuids) if made.firmware == "uefi" else _bios(made, mnt, grub)
     (mnt / "boot" / grub).mkdir(exist_ok=True)

@@ -50,6 +50,7 @@ class Made:
     image: dict[str, Any]
     firmware: str
     hostname: str
+    passphrase: str = field(repr=False)
     devices: dict[str, str] = field(default_factory=dict)
     below: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, str] = field(default_factory=dict)  # name of the RAID: device
@@ -75,11 +76,12 @@ def make(work: Work) -> Made:
     plan = work.plan
     layout, image = plan["layout"], plan["image"]
     root = root_partition(image)
-    _refuse(layout, root)
+    secret = plan.get("passphrase") or layout.get("passphrase") or ""
+    _refuse(layout, root, secret)
     image_bytes = image["size_mib"] * MIB
     keep = [*plan.get("keep", ()), *layout["keep"]]
     disks = assign(layout["disks"], list_disks(), keep, lambda disk: wanted_bytes(disk, layout, image_bytes))
-    made = Made(layout, disks, image, plan["firmware"], plan.get("hostname") or "localhost")
+    made = Made(layout, disks, image, plan["firmware"], plan.get("hostname") or "localhost", secret)
     for name, disk in disks.items():
         work.say(f"layout: '{name}' is {disk}")
     for knob in ("speed_limit_min", "speed_limit_max"):
@@ -112,14 +114,14 @@ def root_partition(image: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _refuse(layout: Mapping[str, Any], root: Mapping[str, Any]) -> None:
+def _refuse(layout: Mapping[str, Any], root: Mapping[str, Any], passphrase: str) -> None:
     wanted = layout["root"]["filesystem"]
     if root["filesystem"] != wanted:
         raise Failed(
             f"the image's root file system is {root['filesystem']}, the storage description wants {wanted} for /: leave "
             "'filesystem' of / out of it, or take another image"
         )
-    if layout["encrypted"] and not layout.get("passphrase"):
+    if layout["encrypted"] and not passphrase:
         raise Failed(f"the storage description encrypts, and the host has no parameter {PASSPHRASE}: set it")
 
 
@@ -180,7 +182,7 @@ def _encrypt(made: Made, block: Mapping[str, Any], device: str) -> None:
     made.below[name] = made.devices[name] = device
     if not block["encrypt"]:
         return
-    secret, mapping = made.layout["passphrase"], mapping_name(name)
+    secret, mapping = made.passphrase, mapping_name(name)
     make = ["cryptsetup", "luksFormat", "--type", "luks2", "--batch-mode", "--key-file", "-", "--label", name]
     run([*make, device], input=secret, timeout=180)
     run(

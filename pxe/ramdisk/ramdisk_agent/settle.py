@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,25 +111,15 @@ def _extras(made: Made) -> None:
         if len(places) != 1:
             continue
         staging, (device, there, size) = MNT / _STAGING, places[0]
-        with _window(device, there, size) as window:
-            staging.mkdir(exist_ok=True)
-            run(["mount", "-t", part["filesystem"], "-o", "ro", window, str(staging)])
-            (MNT / mount.lstrip("/")).mkdir(parents=True, exist_ok=True)
-            block = next((b for b in made.layout["blocks"] if b["mount"] == mount), None)
-            _copy(f"/{_STAGING}", mount, block["filesystem"] if block else part["filesystem"])
-            run(["umount", str(staging)])
-            staging.rmdir()
-
-
-@contextlib.contextmanager
-def _window(device: str, at: int, size: int) -> Iterator[str]:
-    """A piece of a device as a device of its own, by device-mapper's linear target (admin-guide/device-mapper/linear)."""
-    name = "provisiond-window"
-    run(["dmsetup", "create", "--readonly", name, "--table", f"0 {size // 512} linear {device} {at // 512}"])
-    try:
-        yield f"/dev/mapper/{name}"
-    finally:
-        run(["dmsetup", "remove", "--retry", name])
+        # a loop device, since device-mapper takes no device that is mounted; writable, so that a journal can be gone through
+        window = ["-o", f"loop,offset={there},sizelimit={size}"]
+        staging.mkdir(exist_ok=True)
+        run(["mount", "-t", part["filesystem"], *window, device, str(staging)])
+        (MNT / mount.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        block = next((b for b in made.layout["blocks"] if b["mount"] == mount), None)
+        _copy(f"/{_STAGING}", mount, block["filesystem"] if block else part["filesystem"])
+        run(["umount", str(staging)])
+        staging.rmdir()
 
 
 def _old_fstab(path: Path) -> dict[str, str]:
@@ -214,7 +203,7 @@ def _key(made: Made, name: str) -> None:
         "--pbkdf-force-iterations",
         "1000",
     ]
-    run([*words, made.below[name], str(path)], input=made.layout["passphrase"], timeout=180)
+    run([*words, made.below[name], str(path)], input=made.passphrase, timeout=180)
 
 
 def _links(made: Made, uuids: dict[str, str]) -> None:
