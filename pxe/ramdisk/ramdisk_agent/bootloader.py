@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ramdisk_agent import tables
-from ramdisk_agent.layout import node
+from ramdisk_agent import mounts, tables
+from ramdisk_agent.disks import node
 from ramdisk_agent.run import run
 from ramdisk_agent.work import Failed, Work
 
@@ -85,22 +85,18 @@ def lacking(layout: Mapping[str, Any], mnt: Path, firmware: str, machine: str) -
 @contextlib.contextmanager
 def chroot_ready(mnt: Path) -> Iterator[None]:
     """The kernel's file systems below the installed system, for as long as its programs run."""
-    done: list[Path] = []
     try:
-        for name, words in (
-            ("dev", ["--bind", "/dev"]),
-            ("proc", ["-t", "proc", "proc"]),
-            ("sys", ["-t", "sysfs", "sysfs"]),
-            ("run", ["-t", "tmpfs", "tmpfs"]),  # no /run/udev: LVM and GRUB would wait for it
-            ("tmp", ["-t", "tmpfs", "tmpfs"]),
-        ):
+        for name in ("dev", "proc", "sys", "run", "tmp"):
             (mnt / name).mkdir(exist_ok=True)
-            run(["mount", *words, str(mnt / name)])
-            done.append(mnt / name)
+        mounts.bind("/dev", mnt / "dev")
+        mounts.mount("proc", mnt / "proc", "proc")
+        mounts.mount("sysfs", mnt / "sys", "sysfs")
+        for name in ("run", "tmp"):  # no /run/udev: LVM and GRUB would wait for it
+            mounts.mount("tmpfs", mnt / name, "tmpfs")
         yield
     finally:
-        for path in reversed(done):
-            run(["umount", "-R", str(path)], check=False)
+        for name in ("tmp", "run", "sys", "proc", "dev"):
+            mounts.umount(mnt / name)
 
 
 def inside(mnt: Path, words: Sequence[str], timeout: float = 900, *, check: bool = True) -> str:
@@ -189,11 +185,11 @@ def _mirror(device: str, source: Path, mnt: Path) -> None:
     """The same files on the EFI system partition of a further disk, which starts the machine when the first has died."""
     place = mnt / "run/esp"
     place.mkdir(exist_ok=True)
-    run(["mount", "-t", "vfat", device, str(place)])
+    mounts.mount(device, place, "vfat")
     try:
         shutil.copytree(source, place, dirs_exist_ok=True, copy_function=shutil.copyfile)
     finally:
-        run(["umount", str(place)])
+        mounts.umount(place)
 
 
 def _removable(esp: Path, loader: str, suffix: str) -> None:
@@ -308,11 +304,11 @@ def make_entry(disk: str, number: int, label: str, loader: str | None = None) ->
 def _look_for_loader(device: str) -> str:
     place = Path("/tmp/esp")
     place.mkdir(exist_ok=True)
-    run(["mount", "-t", "vfat", "-o", "ro", device, str(place)])
+    mounts.mount(device, place, "vfat", "ro")
     try:
         found = find_loader(place)
     finally:
-        run(["umount", str(place)])
+        mounts.umount(place)
     if found is None:
         raise Failed(f"there is no boot loader on {device}")
     return found

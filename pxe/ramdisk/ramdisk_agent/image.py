@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any
 
-from ramdisk_agent import finish, seed, stream
+from ramdisk_agent import finish, mounts, seed, stream
 from ramdisk_agent.blockmap import Map
 from ramdisk_agent.device import BLKRRPART, MIB, Device, Target, whole
 from ramdisk_agent.run import run
@@ -23,7 +23,7 @@ SETTLING, SETTLED = "/tools.squashfs", "/run/settled"  # the ramdisk's init make
 def action(work: Work) -> dict[str, Any]:
     """Carry out the plan `image`. The result says which disk was taken; how to go on is in `finish.last`."""
     plan = work.plan
-    run(["umount", "-R", MNT], check=False)  # of a try before this one
+    mounts.umount(MNT)  # of a try before this one
     os.makedirs(MNT, exist_ok=True)
     blocks = stream.read_map(work, plan["image"])
     _settle(work)
@@ -62,7 +62,7 @@ def _whole_disk(work: Work, blocks: Map) -> dict[str, Any]:
         how = finish.prepare(work, MNT, disk.path, arguments)
     finally:
         os.sync()
-        run(["umount", "-R", MNT], check=False)
+        mounts.umount(MNT)
     return {"disk": disk.path, "serial": disk.serial, "finish": how}
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ramdisk_agent import bootloader, filesystems, tables, wipe
+from ramdisk_agent import bootloader, filesystems, mounts, tables, wipe
 from ramdisk_agent.layout import Made, mapping_name
 from ramdisk_agent.run import run
 from ramdisk_agent.work import Failed, Work
@@ -45,7 +45,7 @@ def settle(work: Work, made: Made) -> list[str]:
 def close(made: Made) -> None:
     """Unmount and stop everything, so that arrays are clean when the machine restarts."""
     os.sync()
-    run(["umount", "-R", str(MNT)])
+    mounts.umount(MNT)
     wipe.stop(list(made.disks.values()))
 
 
@@ -61,9 +61,8 @@ def _root_first(work: Work, made: Made) -> dict[str, str]:
         work.say(f"layout: {', '.join(others)} has the same UUID as the image's /, which gets another")
         filesystems.renew_uuid(device, wanted)
         found = filesystems.probe(device)
-    options = ["-o", made.layout["root"]["options"]] if made.layout["root"]["options"] else []
     MNT.mkdir(exist_ok=True)
-    run(["mount", "-t", wanted, *options, device, str(MNT)])
+    mounts.mount(device, MNT, wanted, made.layout["root"]["options"])
     if not (MNT / "etc").is_dir() or not (MNT / "usr").is_dir():
         raise Failed(
             "the image's root file system has no /etc and /usr at its top (a btrfs subvolume, or another partition?): it cannot "
@@ -79,16 +78,15 @@ def _mount_below(device: str, block: dict[str, Any]) -> None:
     """Mount at its place; what / has there moves onto it."""
     place, staging = MNT / block["mount"].lstrip("/"), MNT / _STAGING
     place.mkdir(parents=True, exist_ok=True)
-    options = ["-o", block["options"]] if block["options"] else []
     if any(place.iterdir()):
         staging.mkdir(exist_ok=True)
-        run(["mount", "-t", block["filesystem"], device, str(staging)])
+        mounts.mount(device, staging, block["filesystem"])
         _copy(block["mount"], f"/{_STAGING}", block["filesystem"])
-        run(["umount", str(staging)])
+        mounts.umount(staging)
         for path in list(place.iterdir()):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         staging.rmdir()
-    run(["mount", "-t", block["filesystem"], *options, device, str(place)])
+    mounts.mount(device, place, block["filesystem"], block["options"])
 
 
 def _copy(source: str, target: str, filesystem: str) -> None:
@@ -110,15 +108,14 @@ def _extras(made: Made) -> None:
         places = made.locate(part["start"], part["size"])
         if len(places) != 1:
             continue
-        staging, (device, there, size) = MNT / _STAGING, places[0]
-        # a loop device, since device-mapper takes no device that is mounted; writable, so that a journal can be gone through
-        window = ["-o", f"loop,offset={there},sizelimit={size}"]
-        staging.mkdir(exist_ok=True)
-        run(["mount", "-t", part["filesystem"], *window, device, str(staging)])
-        (MNT / mount.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        staging, (device, there, _) = MNT / _STAGING, places[0]
         block = next((b for b in made.layout["blocks"] if b["mount"] == mount), None)
-        _copy(f"/{_STAGING}", mount, block["filesystem"] if block else part["filesystem"])
-        run(["umount", str(staging)])
+        staging.mkdir(exist_ok=True)
+        (MNT / mount.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        with mounts.window(device, there) as loop:
+            mounts.mount(loop, staging, part["filesystem"])
+            _copy(f"/{_STAGING}", mount, block["filesystem"] if block else part["filesystem"])
+            mounts.umount(staging)
         staging.rmdir()
 
 

@@ -4,10 +4,10 @@ Only what stands on the disks named is touched, found by the holders that sysfs 
 """
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ramdisk_agent import mounts
 from ramdisk_agent.disks import MIB, SYS, Disk
 from ramdisk_agent.run import run
 from ramdisk_agent.work import Failed
@@ -44,30 +44,14 @@ def stop(disks: Sequence[Disk], sys: Path = SYS) -> None:
     for disk in disks:
         above = holders(disk.name, sys)
         devices = {*above, *partitions(disk.name, sys), disk.name}
-        for where in reversed(_mounted(devices)):
-            run(["umount", "-R", where], check=False)
+        for where in reversed(mounts.of(devices)):
+            mounts.umount(where)
         for holder in above:
             folder = sys / "class/block" / holder
             if (folder / "dm").is_dir():
                 run(["dmsetup", "remove", "--retry", (folder / "dm/name").read_text().strip()])
             elif (folder / "md").is_dir():
                 run(["mdadm", "--stop", f"/dev/{holder}"])
-
-
-def _mounted(devices: set[str]) -> list[str]:
-    """Where these devices are mounted, in the order they were mounted in."""
-    numbers = set()
-    for device in devices:
-        try:
-            numbers.add(Path("/sys/class/block", device, "dev").read_text().strip())
-        except OSError:
-            continue
-    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return [
-        re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), words[4])
-        for words in lines
-        if words[2] in numbers
-    ]
 
 
 def wipe(disks: Sequence[Disk]) -> None:
