@@ -43,7 +43,7 @@ def values_of(facts: Facts, *, mac: str = "", address: str = "", subnet: str | N
         mac=mac or (cards[0].mac if cards else None),
         address=address or None,
         subnet=subnet,
-        lldp=heard.model_dump() if heard else dict.fromkeys(("chassis", "port", "port_description", "system", "vlan")),
+        lldp=heard.model_dump() if heard else None,
         n=1,
     )  # fmt: skip
     return values

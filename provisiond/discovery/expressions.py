@@ -38,7 +38,7 @@ class Seen(Facts):
     mac: str | None = None
     address: str | None = None
     subnet: str | None = None
-    lldp: Neighbour = Neighbour()
+    lldp: Neighbour | None = None
     n: int = 1
 
 
@@ -97,7 +97,8 @@ _ORDER = ("lt", "<", "lessthan", "le", "<=", "gt", ">", "greaterthan", "ge", ">=
 
 
 class _Expressions(Sandbox):
-    """The templates' sandbox with the functions above; selecting filters give lists, and null is neither more nor less than anything."""
+    """The templates' sandbox with the functions above. Selecting filters give lists; null is neither more nor less than anything, and
+    a part of null is null."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -109,6 +110,12 @@ class _Expressions(Sandbox):
             self.tests[name] = _known_only(self.tests[name])
         self.filters["sum"] = jinja_filters.FILTERS["sum"]
         self.finalize = _plain_text
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        return None if obj is None else super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        return None if obj is None else super().getitem(obj, argument)
 
     def is_safe_callable(self, obj: Any) -> bool:
         return obj in FUNCTIONS.values() or super().is_safe_callable(obj)
