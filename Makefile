@@ -16,7 +16,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 # Two workers: the tests start databases and emulated machines, which a larger number would only make slower.
 WORKERS ?= 2
-SCRIPTS := scripts/apt scripts/venv scripts/demo-ctl .ci/run pxe/image/build pxe/ramdisk/init pxe/ramdisk/agent pxe/ramdisk/udhcpc
+SCRIPTS := scripts/apt scripts/venv scripts/demo-ctl .ci/run pxe/image/build pxe/image/recipes/debian pxe/ramdisk/init pxe/ramdisk/udhcpc
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14

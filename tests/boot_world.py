@@ -15,6 +15,7 @@ from aiohttp import ClientSession, web
 from sqlalchemy import update
 from sqlmodel import col, select
 
+from provisiond.boot import tickets
 from provisiond.boot.files import TftpFiles
 from provisiond.boot.http import BootAccessLogger, boot_app
 from provisiond.boot.loader import Loaders, load
@@ -40,6 +41,7 @@ from provisiond.inventory.tables import (
 )
 from provisiond.media.blockmap import MIB, BlockMap, map_path, used_extents
 from provisiond.templating.release import Renderings
+from tests.fake_ramdisk import FakeRamdisk
 
 KERNEL, INITRD = b"\x7fKERNEL" * 1000, b"INITRD" * 5000
 RAMDISK_KERNEL, RAMDISK_INITRD = b"ramdisk-kernel" * 100, b"ramdisk-initrd" * 100
@@ -77,6 +79,14 @@ class Served:
         """(status, text) of a POST; a mapping is sent as a form."""
         async with self.client.post(self.world.boot_url + path, data=data, **options) as answer:
             return answer.status, await answer.text()
+
+    async def agent(self, mac: str, host_id: str | None = None, **options: Any) -> FakeRamdisk:
+        """The ramdisk of the machine with this card, its ticket claimed; whatever its boot script says."""
+        keys = self.world.box.derived(tickets.PURPOSE)
+        ramdisk = FakeRamdisk(self.client, self.world.boot_url, mac, **options)
+        ramdisk.ticket = tickets.issue(keys, mac, host_id, utcnow())
+        await ramdisk.claim()
+        return ramdisk
 
     async def tftp(self, path: str, client_ip: str = "192.0.2.1") -> bytes | None:
         """What TFTP would serve."""
@@ -140,6 +150,10 @@ class Built:
     def base(self) -> str:
         """The path of its build."""
         return f"/boot/{self.token}"
+
+    async def agent(self, **options: Any) -> FakeRamdisk:
+        """Its ramdisk, as Served.agent."""
+        return await self.served.agent(self.mac, self.id, **options)
 
     async def set(self, **columns: Any) -> None:
         """Change its row."""

@@ -20,17 +20,20 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from provisiond.boot import plans, sessions
+from provisiond.boot import plan as plans
+from provisiond.boot import sessions
 from provisiond.boot.callbacks import clean
 from provisiond.boot.image_source import image_source
 from provisiond.boot.machines import BootWorld, Machine, Machines
 from provisiond.boot.scripts import NotServable
 from provisiond.boot.sessions import AgentRefused
 from provisiond.boot.target import Boot
-from provisiond.errors import Conflict, NotFound, RenderError
+from provisiond.discovery import controllers, intake
+from provisiond.errors import Conflict, Invalid, NotFound, RenderError
 from provisiond.inventory.facts import Facts
 from provisiond.inventory.masking import cut_out
 from provisiond.lifecycle import agent_logs, signals, tasks
+from provisiond.media.hardware_tests import BadTest, choose_tests, find_test, script
 from provisiond.templating.context import BuildUrls
 
 log = structlog.get_logger(__name__)
@@ -54,6 +57,7 @@ def agent_app(world: BootWorld, machines: Machines) -> web.Application:
     post("/claim", door.claim)
     get("/plan", door.plan)
     get("/rescue", door.rescue)
+    get("/test/{name}", door.test_script)
     get("/speed", door.speed)
     for name in ("facts", "progress", "done", "failed", "log", "test", "erased"):
         post(f"/{name}", getattr(door, name))
@@ -118,7 +122,7 @@ class _Door:
         session, machine = await self._prove(request)
         try:
             return _json(await self._plan(session, machine))
-        except (NotServable, RenderError) as error:
+        except (NotServable, RenderError, Invalid) as error:
             await self._give_up(machine, error)
             return _json(plans.wait(facts=False))
 
@@ -131,7 +135,9 @@ class _Door:
                 source = await asyncio.to_thread(image_source, self._world.settings, host)
                 return plans.image_plan(host, source, self._machines.urls_of(machine))
         elif host is not None and machine.target.tasked and host.task is not None:
-            return plans.task_plan(host, self._world.box, _no_test)
+            wanted = host.task.options.get("tests", ()) if host.task.kind == "inspect" else ()
+            tests = await asyncio.to_thread(choose_tests, self._world.settings, wanted)
+            return plans.task_plan(host, self._world.box, tests)
         if not plans.waits(machine) and session.host_id is not None:
             return dict(plans.REBOOT)
         return plans.wait(facts=session.facts_at is None)
@@ -147,13 +153,26 @@ class _Door:
         elif machine.target.tasked and host.task is not None:
             await tasks.task_failed(self._world.store, host.task.id, str(error), "")
 
+    async def test_script(self, request: web.Request) -> web.Response:
+        """The script of a hardware test."""
+        await self._prove(request)
+        name = request.match_info["name"]
+        found = await asyncio.to_thread(find_test, self._world.settings, name)
+        if found is None:
+            raise web.HTTPNotFound(text=f"there is no hardware test {name!r}")
+        try:
+            body = await asyncio.to_thread(script, found)
+        except BadTest as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
+        return web.Response(body=body, content_type="text/plain", headers={"Cache-Control": "no-store"})
+
     async def rescue(self, request: web.Request) -> web.Response:
         """The script that makes the ramdisk a place to repair this host from, while the host is in rescue."""
         _, machine = await self._prove(request)
         if machine.target.boot is not Boot.RESCUE or machine.host is None:
             raise web.HTTPGone(text=f"host {machine.name} is not in rescue: {machine.target.why}")
         urls = BuildUrls.of(self._world.boot_url, "none")  # no file of a build is fetched by it
-        text = await self._world.renderings.serve(machine.host, "rescue", urls)
+        text = await self._world.renderings.serve(machine.host, "rescue", urls, noted=False)
         return web.Response(text=text, headers={"Cache-Control": "no-store"})
 
     async def speed(self, request: web.Request) -> web.StreamResponse:
@@ -214,7 +233,10 @@ class _Door:
         if _is_build(machine, work):
             await signals.built(self._world.store, work)
         elif _is_task(machine, work):
-            await tasks.task_done(self._world.store, work, result if isinstance(result, dict) else {})
+            assert machine.host is not None
+            said = result if isinstance(result, dict) else {}
+            await controllers.keep(self._world, machine.host.id, machine.host.task, said)
+            await tasks.task_done(self._world.store, work, said)
         return _json({})
 
     async def failed(self, request: web.Request) -> web.Response:
@@ -247,9 +269,12 @@ class _Door:
     async def facts(self, request: web.Request) -> web.Response:
         """What the machine is made of -> {"host": name}."""
         body = await _body(request)
-        session, machine = await self._prove(request)
+        session, _ = await self._prove(request)
         facts = Facts.model_validate(body)
-        return _json({"host": await _take(self._world, session, machine, facts)})
+        try:
+            return _json({"host": await intake.take_facts(self._world, session, facts)})
+        except Conflict as error:
+            raise web.HTTPConflict(text=str(error)) from None
 
     async def test(self, request: web.Request) -> web.Response:
         """{"id", "name", "verdict", "output", "seconds"}: one hardware test is through."""
@@ -294,17 +319,6 @@ class _Door:
 
 
 # --- inner -----------------------------------------------------------------------------------------------
-
-
-async def _take(world: BootWorld, session: Any, machine: Machine, facts: Facts) -> str:
-    """Until there is an intake: the machine becomes a discovered host, and the session its."""
-    from provisiond.boot.discovery import bind_discovered
-
-    return await bind_discovered(world.store, session, machine)
-
-
-def _no_test(name: str) -> dict[str, Any] | None:
-    return None
 
 
 def _is_build(machine: Machine, work: str) -> bool:

@@ -4,12 +4,13 @@
     GET  /boot/grub.cfg?mac=                 /boot/pxelinux.cfg?mac=              the same for GRUB and PXELINUX
     GET  /boot/kexec?mac=                    a script that starts the same from a running Linux
     GET  /boot/loader/  /boot/loader/FILE    network boot programs
-    GET  /boot/ramdisk/{kernel,initrd}       /boot/wait/MAC/plan                  for machines that wait to be approved
+    GET  /boot/ramdisk/{kernel,initrd}                                            for machines that are not built now
     GET  /boot/TOKEN/...                     ipxe grub pxelinux kexec kernel initrd plan image image.zst image.tar.zst blockmap map
                                              installer.iso unattended preseed kickstart
                                              finish first-boot
                                              user-data meta-data network-config vendor-data (also below seed/)
     POST /boot/TOKEN/{progress,built,failed,phone-home}
+    /agent/...                                                                    the ramdisk's door, see agent.py
 
 Answers are plain sentences, never a traceback; a token is never logged.
 """
@@ -27,12 +28,10 @@ from aiohttp.abc import AbstractAccessLogger
 
 from provisiond.boot import callbacks
 from provisiond.boot.agent import agent_app
-from provisiond.boot.discovery import discover
 from provisiond.boot.image_source import ImageSource, image_source
 from provisiond.boot.loader import Loaders
 from provisiond.boot.machines import BootWorld, Machine, Machines, TokenRefused, normal_mac
 from provisiond.boot.paths import without_token
-from provisiond.boot.plan import REBOOT, WAIT, image_plan, plan_for
 from provisiond.boot.scripts import BootPair, Loader, NotServable, Scripts, boot_pair, live_iso, ramdisk
 from provisiond.boot.shares import Shares, limits_of
 from provisiond.boot.stream import send_image
@@ -76,16 +75,13 @@ def boot_app(
     get("/boot/loader/", door.loader_list)
     get("/boot/loader/{file}", door.loader)
     get("/boot/ramdisk/{file:kernel|initrd}", door.ramdisk_file)
-    get("/boot/wait/{mac}/plan", door.wait_plan)
     build = f"/boot/{TOKEN}"
     for loader in (*LOADERS, KEXEC):
         get(f"{build}/{{loader:{loader}}}", door.build_script)
     get(f"{build}/{{file:kernel|initrd}}", door.build_file)
     get(f"{build}/installer.iso", door.iso)
-    get(f"{build}/plan", door.plan)
     get(f"{build}/{{image:{'|'.join(IMAGES)}}}", door.image)
     get(f"{build}/blockmap", door.blockmap)
-    get(f"{build}/map", door.image_map)
     get(f"{build}/{{kind:{'|'.join(UNATTENDED)}}}", door.unattended)
     get(f"{build}/{{kind:{'|'.join(SCRIPTS)}}}", door.script)
     for place in ("", "seed/"):
@@ -174,17 +170,10 @@ class _Door:
         kind = "application/efi" if name.endswith(".efi") else "application/octet-stream"
         return web.Response(body=program.content, content_type=kind, headers={"ETag": f'"{program.sha256}"'})
 
-    # --- machines that wait -----------------------------------------------------------------------------
+    # --- machines that are not built now -----------------------------------------------------------------------------
 
     async def ramdisk_file(self, request: web.Request) -> web.StreamResponse:
         return _file(ramdisk(self._world.settings), request.match_info["file"])
-
-    async def wait_plan(self, request: web.Request) -> web.Response:
-        """A waiting machine waits on until it is to be built; then it starts again, into its build. The first time it is written down."""
-        mac = normal_mac(request.match_info["mac"])
-        machine = await self._machines.by_mac(mac, request.remote or "")
-        await discover(self._world.store, machine)
-        return _text(REBOOT if machine.target.builds else WAIT)
 
     # --- one build ---------------------------------------------------------------------------------------
 
@@ -211,18 +200,6 @@ class _Door:
             live_iso(self._world.settings, machine), headers={"Content-Type": "application/octet-stream"}
         )
 
-    async def plan(self, request: web.Request) -> web.Response:
-        machine = await self._machine(request)
-        assert machine.host is not None and machine.host.deployment is not None
-        if other := plan_for(machine.target.boot, built=machine.host.deployment.built_at is not None):
-            return _text(other)
-        try:
-            source = await asyncio.to_thread(image_source, self._world.settings, machine.host, "raw")
-            return _text(image_plan(machine.host, source, self._machines.urls_of(machine)))
-        except (NotServable, RenderError) as error:
-            await self._give_up(machine, error)
-            return _text(WAIT)
-
     async def image(self, request: web.Request) -> web.StreamResponse:
         """The stream in the encoding that its name says; machines of a subnet share its limits."""
         host, source = await self._image(request, IMAGES[request.match_info["image"]])
@@ -234,11 +211,6 @@ class _Door:
         _, source = await self._image(request, "raw")
         assert source.map is not None
         return _text(source.map.json(), "application/json")
-
-    async def image_map(self, request: web.Request) -> web.Response:
-        _, source = await self._image(request, "raw")
-        assert source.map is not None
-        return _text(source.map.lines())
 
     async def _image(self, request: web.Request, encoding: str) -> tuple[ResolvedHost, ImageSource]:
         machine = await self._image_machine(request)

@@ -17,8 +17,8 @@ from provisiond.boot.target import Boot, Target
 from provisiond.config import Settings
 from provisiond.errors import ProvisiondError, RenderError
 from provisiond.inventory.tables import utcnow
-from provisiond.lifecycle import signals
-from provisiond.templating.context import BootFiles
+from provisiond.lifecycle import signals, tasks
+from provisiond.templating.context import BootFiles, BuildUrls
 
 log = structlog.get_logger(__name__)
 
@@ -122,16 +122,16 @@ class Scripts:
 
     async def _ramdisk(self, machine: Machine, loader: Loader, by_http: bool) -> str:
         """The script that starts the ramdisk, with TICKET in its ticket's place, which so is in no record of what was served."""
-        world = self._world
-        if machine.target.builds:
-            assert machine.host is not None
-            urls = self._machines.urls_of(machine)
-            files = replace(self._files(machine, loader, by_http, urls.base, urls.base), ticket=TICKET)
-            return await world.renderings.serve(machine.host, f"{loader}-ramdisk", urls, files)
+        world, host, building = self._world, machine.host, machine.target.builds
         base = f"{world.boot_url}/boot"
-        asks = f"{base}/wait/{machine.mac.replace(':', '-')}"
-        files = replace(self._files(machine, loader, by_http, f"{base}/ramdisk", asks), ticket=TICKET)
-        return await world.renderings.render_machine(f"{loader}-ramdisk", base, files)
+        urls = self._machines.urls_of(machine) if building else BuildUrls.of(world.boot_url, "none")
+        place = urls.base if building else f"{base}/ramdisk"
+        files = replace(self._files(machine, loader, by_http, place, world.boot_url), ticket=TICKET)
+        if host is not None:
+            return await world.renderings.serve(host, f"{loader}-ramdisk", urls, files, noted=building)
+        # a kexec script is piped into a shell by somebody who wants the ramdisk
+        kind = "menu" if machine.target.boot is Boot.MENU and loader != "kexec" else "ramdisk"
+        return await world.renderings.render_machine(f"{loader}-{kind}", base, files)
 
     def _files(self, machine: Machine, loader: Loader, by_http: bool, base: str, url: str) -> BootFiles:
         path = base.removeprefix(self._world.boot_url)
@@ -149,5 +149,8 @@ class Scripts:
 
     async def _give_up(self, machine: Machine, error: ProvisiondError) -> None:
         log.error("boot.not_servable", host=machine.name, error=str(error))
-        if machine.target.builds and machine.host is not None and machine.host.deployment is not None:
-            await signals.failed(self._world.store, machine.host.deployment.id, str(error), "")
+        host = machine.host
+        if machine.target.builds and host is not None and host.deployment is not None:
+            await signals.failed(self._world.store, host.deployment.id, str(error), "")
+        elif machine.target.tasked and host is not None and host.task is not None:
+            await tasks.task_failed(self._world.store, host.task.id, str(error))

@@ -18,6 +18,7 @@ class Boot(StrEnum):
     WAIT = "wait"  # the ramdisk, which reports and waits
     INSPECT = "inspect"  # the ramdisk, which looks at the hardware and tests it
     ERASE = "erase"  # the ramdisk, which erases the disks
+    MENU = "menu"  # its own disk or the waiting ramdisk, as its user chooses
     RESCUE = "rescue"  # the ramdisk, which lets the operator in
 
 
@@ -37,11 +38,6 @@ class Target:
     def tasked(self) -> bool:
         """Whether this boot is for the host's task, and so is counted there (lifecycle.tasks.task_boot)."""
         return self.boot in TASK_STEPS
-
-    @property
-    def ramdisk(self) -> bool:
-        """Whether the ramdisk is booted, for whatever it is to do."""
-        return self.boot not in {Boot.LOCAL, Boot.INSTALLER}
 
 
 @dataclass(frozen=True)
@@ -86,12 +82,14 @@ def boot_target(
 ) -> Target:  # fmt: skip
     """Decide by the host's ``state`` and ``step`` (``state`` None: no host has this MAC), its newest ``build`` and its ``task``.
 
-    ``unknown`` is the policy of the subnet an unknown machine is in: "discover" or "ignore". A build whose ``boots`` have
+    ``unknown`` is the policy of the subnet an unknown machine is in: "discover", "menu" or "ignore". A build whose ``boots`` have
     reached ``loop_limit`` is in a boot loop: it does not boot what was built, and is not started again.
     """
     if state is None:
         if unknown == "discover":
             return Target(Boot.WAIT, "unknown machine: the ramdisk reports it and waits for approval")
+        if unknown == "menu":
+            return Target(Boot.MENU, "unknown machine: choose what it boots")
         return Target(Boot.LOCAL, "unknown machine: this subnet ignores those")
     if state == "discovered":
         return Target(Boot.WAIT, "discovered: the ramdisk reports and waits for approval")

@@ -56,8 +56,9 @@ class Subnet(Request):
     pools: Annotated[list[AddressRange], Field(max_length=64)] = Field(default_factory=list)
     dynamic: Annotated[list[AddressRange], Field(max_length=64)] = Field(default_factory=list)
     vlan: int | None = Field(None, ge=1, le=4094)
-    unknown: Literal["ignore", "discover"] = Field(
-        "ignore", description="What an unknown machine is told to boot: its disk, or the ramdisk."
+    unknown: Literal["ignore", "discover", "menu"] = Field(
+        "ignore",
+        description="What an unknown machine is told to boot: its disk, the ramdisk, or what its user chooses.",
     )
     domain: DomainName | None = None
     parameters: Parameters = Field(default_factory=dict)

@@ -42,10 +42,10 @@ class BuildUrls:
         return BuildUrls(f"{self.base.rpartition('/')[0]}/{MASK}")
 
     def names(self) -> dict[str, str]:
-        """Name in templates -> URL: plan, seed/ and installer.iso are read; progress, built, failed and phone_home are posted to."""
+        """Name in templates -> URL: seed/ and installer.iso are read; progress, built, failed and phone_home are posted to."""
         paths = {
             "progress": "progress", "built": "built", "failed": "failed", "phone_home": "phone-home",
-            "unattended": "unattended", "plan": "plan", "seed": "seed/", "iso": "installer.iso",
+            "unattended": "unattended", "seed": "seed/", "iso": "installer.iso",
         }  # fmt: skip
         return {"base": self.base, **{name: f"{self.base}/{path}" for name, path in paths.items()}}
 
@@ -54,7 +54,7 @@ class BuildUrls:
 class BootFiles:
     """What a boot loader is to fetch, as that loader reads it (URL or path), for the machine with ``mac``.
 
-    ``url`` is what the ramdisk asks (BuildUrls.base, or the discovery's), ``ticket`` what it proves itself with; ``why`` is the sentence
+    ``url`` is the root that the ramdisk asks below, ``ticket`` what it proves itself with; ``why`` is the sentence
     on the boot screen.
     """
 

@@ -164,7 +164,7 @@ class Fixture(_Strict):
                 "why": "building: starts its installer",
                 "kernel": f"{self.boot_url}/boot/media/kernel",
                 "initrd": f"{self.boot_url}/boot/media/initrd",
-                "url": self.urls().base,
+                "url": self.boot_url,
                 "ticket": "t1ck3t-t1ck3t-t1ck3t",
                 **given,
             }

@@ -112,14 +112,20 @@ class Renderings:
         return Renderer(await asyncio.to_thread(catalogue_of, release), self._limits)
 
     async def serve(
-        self, host: ResolvedHost, kind: str, urls: BuildUrls, boot: BootFiles | None = None
+        self,
+        host: ResolvedHost,
+        kind: str,
+        urls: BuildUrls,
+        boot: BootFiles | None = None,
+        *,
+        noted: bool = True,
     ) -> str:
         """The text of ``kind`` (kickstart, user-data, ipxe-installer ...) for the machine; that its build was served it is written down
-        (record.py). Raises RenderError."""
+        (record.py), unless it is not ``noted`` because it is for no build. Raises RenderError."""
         renderer, template = await self._template(host, kind)
         keys = self.authorized_keys
         text = renderer.render(template, build_context(host, urls, authorized_keys=keys, boot=boot))
-        if host.deployment is not None:
+        if noted and host.deployment is not None:
 
             def masked() -> str:
                 hidden = host.with_parameters(mask(host.parameters))
@@ -198,7 +204,7 @@ def tried_boot(host: ResolvedHost, urls: BuildUrls) -> BootFiles:
         why="check",
         kernel="kernel",
         initrd="initrd",
-        url=urls.base,
+        url=urls.base.partition("/boot/")[0],
         ticket="ticket",
     )
 

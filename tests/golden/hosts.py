@@ -16,7 +16,7 @@ BOOT = BootFiles(
     why="building: starts its installer",
     kernel="http://10.0.0.1:8421/boot/media/kernel",
     initrd="http://10.0.0.1:8421/boot/media/initrd",
-    url=URLS.base,
+    url="http://10.0.0.1:8421",
     ticket="t1ck3t-t1ck3t-t1ck3t",
 )
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,14 +18,15 @@ import uvloop
 import yaml
 from aiohttp import ClientSession, web
 from sqlalchemy import update
-from sqlmodel import col, select
+from sqlmodel import col
 
+from provisiond.boot import tickets
 from provisiond.boot.image_source import ImageSource
 from provisiond.boot.shares import Limits, Shares
 from provisiond.boot.stream import send_image
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import CATALOGUE_CHANGED, Store
-from provisiond.inventory.tables import Event, Host, Image, Interface, Medium, OperatingSystem, Subnet, utcnow
+from provisiond.inventory.tables import Image, Medium, OperatingSystem, Subnet, utcnow
 from provisiond.lifecycle.path import PATH
 from provisiond.lifecycle.table import State
 from provisiond.media.blockmap import MIB, used_extents
@@ -112,10 +114,9 @@ async def test_after_built_everything_says_local_at_once(served: Served, method:
     assert {boots(t) for t in (await scripts_of(served, host)).values()} == {"local"}
     for loader in ("ipxe", "grub", "pxelinux"):
         assert boots((await served.get(f"{host.base}/{loader}"))[1]) == "local"
-    for file in ("kernel", "initrd", "image", "map", "unattended"):
+    for file in ("kernel", "initrd", "image", "blockmap", "unattended"):
         assert (await served.get(f"{host.base}/{file}"))[0] == 410, file
     assert await served.tftp(f"boot/{host.token}/kernel") is None
-    assert await served.get(f"{host.base}/plan") == (200, "action reboot\n")
     first_boot = 200 if method == "image" else 404  # Debian's installer leaves no cloud-init behind
     assert (await served.get(f"{host.base}/user-data"))[0] == first_boot
 
@@ -128,48 +129,34 @@ async def test_unknown_machines(served: Served) -> None:
     async with served.world.store.write() as session:
         await session.execute(update(Subnet).values(unknown="discover", cidr="127.0.0.0/8"))
     _, text = await served.get("/boot/ipxe?mac=52:54:00:ff:ff:ff")
-    assert f"provisiond.url={served.world.boot_url}/boot/wait/52-54-00-ff-ff-ff" in text
+    assert f"provisiond.url={served.world.boot_url} " in text and len(ticket_in(text)) == tickets.LENGTH
     assert f"{served.world.boot_url}/boot/ramdisk/kernel" in text
     for asked in ("grub/grub.cfg-01-52-54-00-ff-ff-ff", "pxelinux.cfg/01-52-54-00-ff-ff-ff"):
-        assert "/boot/wait/52-54-00-ff-ff-ff" in (await served.tftp(asked, "127.0.0.9") or b"").decode()
+        assert ticket_in((await served.tftp(asked, "127.0.0.9") or b"").decode())
     assert await served.tftp("boot/ramdisk/kernel") == RAMDISK_KERNEL
     assert (await served.get("/boot/ramdisk/kernel"))[1].encode() == RAMDISK_KERNEL
-    assert await served.get("/boot/wait/52-54-00-ff-ff-ff/plan") == (200, "action wait\n")
 
 
-async def test_unknown_machine_is_discovered_once(served: Served) -> None:
-    """A machine that waits becomes a discovered host with its MAC, once; where subnets ignore strangers nothing is written."""
-    path = "/boot/wait/52-54-00-ff-ff-ff/plan"
-    assert await served.get(path) == (200, "action wait\n")
-    assert await discovered(served) == []
+async def test_menu(served: Served) -> None:
+    """Where the subnet says menu, whoever stands before an unknown machine chooses; kexec is a choice already."""
     async with served.world.store.write() as session:
-        await session.execute(update(Subnet).values(unknown="discover", cidr="127.0.0.0/8"))
-    for _ in range(2):
-        await asyncio.gather(*(served.get(path) for _ in range(3)))
-    assert await served.get("/boot/wait/nonsense/plan") == (200, "action wait\n")
-    assert await discovered(served) == [("new-525400ffffff", "52:54:00:ff:ff:ff", "host.discovered")]
+        await session.execute(update(Subnet).values(unknown="menu", cidr="127.0.0.0/8"))
+    for asked, both in (
+        ("ipxe", ("choose --default local", "sanboot", "initrd --name")),
+        ("grub.cfg", ("menuentry", "chainloader", "initrd ")),
+        ("pxelinux.cfg", ("default local", "localboot 0", "label discover")),
+        ("kexec", ("kexec --load",)),
+    ):
+        status, text = await served.get(f"/boot/{asked}?mac=52:54:00:ff:ff:ff")
+        assert status == 200 and all(part in text for part in both), (asked, text)
+        assert len(ticket_in(text)) == tickets.LENGTH
+    assert (await (await served.agent("52:54:00:ff:ff:ff")).plan())["action"] == "wait"
 
 
-async def discovered(served: Served) -> list[tuple[str, str, str]]:
-    """(name, MAC, event) of every discovered host."""
-    async with served.world.store.read() as session:
-        found = (
-            select(Host.name, Interface.mac, Event.kind)
-            .join(Interface, col(Interface.host_id) == col(Host.id))
-            .join(Event, col(Event.host_id) == col(Host.id))
-            .where(col(Host.state) == "discovered")
-        )
-        return [tuple(row) for row in (await session.execute(found)).all()]
-
-
-async def test_waiting_machine_starts_again_into_its_build(served: Served) -> None:
-    """A machine that waits is sent back to its firmware when its host is to be built."""
-    host = await served.host("web01", state="discovered", step="")
-    path = f"/boot/wait/{host.mac.replace(':', '-')}/plan"
-    assert await served.get(path) == (200, "action wait\n")
-    await host.set(state="building", step="install")
-    assert await served.get(path) == (200, "action reboot\n")
-    assert (await host.deployment()).boots == 0
+def ticket_in(script: str) -> str:
+    """The ticket among the kernel's arguments."""
+    found = re.search(r"provisiond\.ticket=([A-Za-z0-9_-]*)", script)
+    return found[1] if found else ""
 
 
 async def test_entry_scripts(served: Served) -> None:
@@ -199,7 +186,8 @@ async def test_ipxe_script_of_an_image_build(served: Served) -> None:
     _, text = await served.get(f"/boot/ipxe?mac={host.mac}")
     lines = text.splitlines()
     assert lines[0] == "#!ipxe"
-    assert f"kernel {base}/kernel initrd=initrd.img provisiond.url={base} provisiond.mac={host.mac}" in text
+    given = f"provisiond.url={served.world.boot_url} provisiond.ticket={ticket_in(text)} provisiond.mac={host.mac}"
+    assert f"kernel {base}/kernel initrd=initrd.img {given}" in text and len(ticket_in(text)) == 80
     assert f"initrd --name initrd.img {base}/initrd || goto wait" in lines
 
 
@@ -285,24 +273,13 @@ async def test_ubuntu_finds_its_seed_and_its_iso(served: Served) -> None:
 # --- the image ---------------------------------------------------------------------------------------------
 
 
-async def test_plan_of_an_image(served: Served) -> None:
-    """The plan names everything the ramdisk needs, and it all fits together."""
-    host = await served.host(
-        "web01", storage={"disk": "/dev/vda"}, parameters={"kernel_arguments": ["quiet"]}
-    )
-    status, text = await served.get(f"{host.base}/plan")
+async def test_block_map(served: Served) -> None:
+    """The map of an image says where its used blocks belong; it is there while the image is written."""
+    host = await served.host("web01")
+    status, text = await served.get(f"{host.base}/blockmap")
     assert status == 200
-    plan = dict(line.split(" ", 1) for line in text.splitlines())
-    base = f"{served.world.boot_url}{host.base}"
-    assert plan == {
-        "action": "image", "disk": "/dev/vda", "image": f"{base}/image", "map": f"{base}/map", "bytes": str(4 * MIB),
-        "sha256": hashlib.sha256(used_bytes(served.image)).hexdigest(), "rootlabel": "root",
-        "seed": "user-data meta-data network-config vendor-data", "finish": "kexec",
-        "cmdline": "root=LABEL=root ro console=tty0 console=ttyS0,115200n8 quiet", "serial": "ttyS0",
-    }  # fmt: skip
-    assert await served.get(f"{host.base}/map") == (200, "0 2\n5 1\n11 1\n")
-    for name in plan["seed"].split():
-        assert (await served.get(f"{host.base}/{name}"))[0] == 200
+    expected = {"size_mib": 12, "extents": [[0, 2], [5, 1], [11, 1]], "frame_mib": 8, "frames": []}
+    assert json.loads(text) == expected
 
 
 RANGES = [
@@ -352,7 +329,7 @@ async def test_image_transfer_survives_the_next_request(served: Served) -> None:
                 hashlib.sha256(await answer.read()).digest()
                 == hashlib.sha256(used_bytes(served.image)).digest()
             )
-        assert (await served.get(f"{host.base}/map"))[0] == 200
+        assert (await served.get(f"{host.base}/blockmap"))[0] == 200
 
 
 def test_image_stream_under_uvloop(tmp_path: Path) -> None:
@@ -386,17 +363,17 @@ def test_image_stream_under_uvloop(tmp_path: Path) -> None:
 async def test_tokens(served: Served) -> None:
     """Unknown and expired: 403. Of a build that is over or replaced: 410. Always one sentence, never a traceback."""
     host = await served.host("web01")
-    status, text = await served.get(f"/boot/{'A' * 43}/plan")
+    status, text = await served.get(f"/boot/{'A' * 43}/blockmap")
     assert status == 403 and text.count("\n") == 1
     await host.set_deployment(token_expires=when(-1))
-    assert (await served.get(f"{host.base}/plan"))[0] == 403
+    assert (await served.get(f"{host.base}/blockmap"))[0] == 403
     await host.set_deployment(token_expires=when(5), ended_at=utcnow())
-    assert (await served.get(f"{host.base}/plan"))[0] == 410
+    assert (await served.get(f"{host.base}/blockmap"))[0] == 410
     assert (await served.post(f"{host.base}/built"))[0] == 410
     await host.set_deployment(ended_at=None)
     await host.set(deployment_id=None)
-    assert (await served.get(f"{host.base}/plan"))[0] == 410
-    assert (await served.get("/boot/short/plan"))[0] == 404
+    assert (await served.get(f"{host.base}/blockmap"))[0] == 410
+    assert (await served.get("/boot/short/blockmap"))[0] == 404
     assert (await served.get("/boot/../etc/passwd"))[0] == 404
 
 
@@ -407,7 +384,7 @@ async def test_signs_of_life_renew_the_token(served: Served) -> None:
     await served.post(f"{host.base}/progress", {"percent": "1", "text": "x"})
     first = (await host.deployment()).token_expires
     assert first is not None and first > when(100)
-    await served.get(f"{host.base}/plan")
+    await served.get(f"{host.base}/blockmap")
     assert (await host.deployment()).token_expires == first
 
 
@@ -491,10 +468,6 @@ async def test_the_whole_build_on_both_databases(store: Store, box: SecretBox, t
             loop.boots_again()
             await served.get(f"/boot/ipxe?mac={loop.mac}")
         assert "3 times" in (await loop.deployment()).failure
-        async with store.write() as session:
-            await session.execute(update(Subnet).values(unknown="discover", cidr="127.0.0.0/8"))
-        await asyncio.gather(*(served.get("/boot/wait/52-54-00-ff-ff-ff/plan") for _ in range(4)))
-        assert len(await discovered(served)) == 1
 
 
 # --- hostile values ---------------------------------------------------------------------------------------------
@@ -534,7 +507,8 @@ async def test_hostile_kernel_arguments(served: Served, method: str) -> None:
             assert "evil" not in text and "|| shell" not in text
             if value in text and host.token in text:  # only GRUB knows quotes
                 assert "grub" in path and f" '{value}'" in text
-        assert (await served.get(f"{host.base}/plan"))[1].count("action") == 1
+        if method == "image":
+            assert (await (await host.agent()).plan())["action"] == "wait"
         assert (await host.deployment()).failed_at is not None
 
 
@@ -542,16 +516,15 @@ async def test_hostile_kernel_arguments(served: Served, method: str) -> None:
     "columns",
     [
         {"storage": {"disk": "/dev/vda\nimage http://evil/"}},
-        {"storage": {"disk": {"serial": "S3RIAL"}}},
-        {"storage": {"keep": ["/dev/vda"]}},
+        {"storage": {"encrypt": True}},
         {"parameters": {"finish": "no"}},
         {"parameters": {"kernel_arguments": ["a\nb"]}},
     ],
 )
 async def test_hostile_plan(served: Served, columns: dict[str, object]) -> None:
-    """What cannot stand in a plan, and a disk the ramdisk cannot find, fail the build; the ramdisk is told to wait."""
+    """What cannot stand in a plan fails the build, with the reason; the ramdisk is told to wait."""
     host = await served.host("web01", **columns)
-    assert await served.get(f"{host.base}/plan") == (200, "action wait\n")
+    assert (await (await host.agent()).plan())["action"] == "wait"
     assert "web01" in (await host.deployment()).failure
 
 
@@ -571,7 +544,7 @@ async def test_missing_files_fail_the_build(served: Served) -> None:
     medium, image = await served.host("web02", method="installer"), await served.host("web03")
     await served.get(f"/boot/grub.cfg?mac={medium.mac}")
     assert "media add" in (await medium.deployment()).failure
-    assert await served.get(f"{image.base}/plan") == (200, "action wait\n")
+    assert (await (await image.agent()).plan())["action"] == "wait"
     assert "image add" in (await image.deployment()).failure
 
 

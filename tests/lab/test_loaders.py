@@ -15,7 +15,7 @@ from tests.lab.kit.lab import Lab
 from tests.lab.kit.machines import BareMetal
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
-PLAN = "/boot/TOKEN/plan"
+PLAN = "/agent/plan"
 PATIENCE = 300.0  # seconds from power-on to the plan; a quiet machine needs 20 to 50
 
 

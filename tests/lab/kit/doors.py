@@ -1,7 +1,7 @@
 """What a booting machine asked of provisiond's doors, read from the daemon's own log: TFTP, HTTP, the engine.
 
 door = Doors(lab, "metal1")
-door.until("/boot/TOKEN/plan", timeout=300)
+door.until("/agent/plan", timeout=300)
 door.tell()                                # one line for each leg, with its second
 """
 

@@ -88,7 +88,7 @@ def test_boot_for_a_task(state: str, step: str, task: Chore | None, boot: Boot) 
     target = boot_target(state, step, None, task, unknown="discover", loop_limit=3)
     assert target.boot is boot
     assert target.why
-    assert target.tasked == target.ramdisk == (boot is not Boot.LOCAL)
+    assert target.tasked == (boot is not Boot.LOCAL)
     assert not target.builds
 
 
@@ -106,3 +106,9 @@ def test_every_state_and_step_has_an_answer() -> None:
             assert isinstance(target, Target)
             assert target.builds == (state is State.BUILDING and step in {"boot", "install"})
     assert {row[0] for row in TABLE} == {None, *map(str, State)}
+
+
+def test_unknown_machine_chooses() -> None:
+    """Where the subnet says menu; that builds nothing and is no task."""
+    target = boot_target(None, "", None, unknown="menu", loop_limit=3)
+    assert target.boot is Boot.MENU and not target.builds and not target.tasked
