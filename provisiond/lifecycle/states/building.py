@@ -21,6 +21,7 @@ from provisiond.inventory import agents
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Deployment, new_id, new_row, table, utcnow
 from provisiond.lifecycle.outcome import Complete, Continue, Failed, Outcome, Step
+from provisiond.lifecycle.states import ramdisk
 from provisiond.lifecycle.states.ramdisk import boot_patience, from_image, network_boot
 from provisiond.lifecycle.world import World
 
@@ -148,7 +149,10 @@ async def install(host: ResolvedHost, world: World) -> Outcome:
                 retryable=False, kind="no-boot",
             )  # fmt: skip
         return Continue("waiting for the machine to boot", after=(patience - waited).total_seconds() + 0.1)
-    return Continue(f"installing: {deployment.progress} % {deployment.progress_text}")
+    doing = f"installing: {deployment.progress} % {deployment.progress_text}".strip()
+    if host.row.method == "image":
+        return await ramdisk.heard(host, world, doing)
+    return Continue(doing)
 
 
 async def local(host: ResolvedHost, world: World) -> Outcome:

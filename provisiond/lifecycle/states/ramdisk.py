@@ -110,6 +110,27 @@ def waiting(host: ResolvedHost, doing: str) -> Outcome | None:
     return _patient(since, patience, silent, f"{doing}: {at}")
 
 
+async def heard(host: ResolvedHost, world: World, doing: str) -> Outcome:
+    """Whether the agent that builds the host still says something: Continue, or Failed when it fell silent in the middle."""
+    session = await agents.newest(world.store, host.id)
+    begun = host.row.step_since or utcnow()
+    if (
+        session is None or session.seen_at < begun
+    ):  # it loads its kernel; how long that may take is the state's limit
+        return Continue(doing)
+    patience = _minutes(host, "silent_minutes", SILENT_MINUTES)
+
+    async def write(db: AsyncSession) -> None:
+        await end_sessions(db, host)
+
+    late = Failed(
+        f"the ramdisk of host {host.name} has been silent for {patience.total_seconds() / 60:g} minutes ({doing}): has it lost its power or "
+        f"its network? Look at its console, then 'provisionctl host retry {host.name}'",
+        retryable=False, kind="silent", write=write,
+    )  # fmt: skip
+    return _patient(session.seen_at, patience, late, doing)
+
+
 async def leave(host: ResolvedHost, world: World, *, power: PowerAction) -> Outcome:
     """Ends the task; from now on the machine boots from its disk, and it is switched off (or restarted)."""
     columns: dict[str, Any] = {"task_id": None}
