@@ -128,7 +128,7 @@ async def heard(host: ResolvedHost, world: World, doing: str) -> Outcome:
         f"its network? Look at its console, then 'provisionctl host retry {host.name}'",
         retryable=False, kind="silent", write=write,
     )  # fmt: skip
-    return _patient(session.seen_at, patience, late, doing)
+    return _patient(since, patience, late, doing)
 
 
 async def leave(host: ResolvedHost, world: World, *, power: PowerAction) -> Outcome:
