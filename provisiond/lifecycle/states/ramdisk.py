@@ -114,10 +114,7 @@ async def heard(host: ResolvedHost, world: World, doing: str) -> Outcome:
     """Whether the agent that builds the host still says something: Continue, or Failed when it fell silent in the middle."""
     session = await agents.newest(world.store, host.id)
     begun = host.row.step_since or utcnow()
-    if (
-        session is None or session.seen_at < begun
-    ):  # it loads its kernel; how long that may take is the state's limit
-        return Continue(doing)
+    since = max(begun, session.seen_at) if session is not None else begun
     patience = _minutes(host, "silent_minutes", SILENT_MINUTES)
 
     async def write(db: AsyncSession) -> None:
