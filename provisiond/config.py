@@ -261,6 +261,13 @@ class RolloutSettings(Section):
     metric_seconds: float = Field(10.0, gt=0, description="Longest time one metric query may take.")
 
 
+class ImageSettings(Section):
+    recipes: list[Path] = Field(
+        [],
+        description="Directories with one's own recipes for 'provisionctl image build', looked through before those that come along.",
+    )
+
+
 class NotifySettings(Section):
     driver: str = Field(
         "none",
@@ -313,6 +320,7 @@ class Settings(BaseSettings):
     erase: EraseSettings = Field(default_factory=EraseSettings)
     templates: TemplateSettings = Field(default_factory=TemplateSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    images: ImageSettings = Field(default_factory=ImageSettings)
     notify: NotifySettings = Field(default_factory=NotifySettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

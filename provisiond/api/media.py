@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Literal
 
@@ -19,6 +20,7 @@ from provisiond.media.formats import format_of
 from provisiond.media.images import ImageRequest
 from provisiond.media.installers import is_local
 from provisiond.media.jobs import Job, MediumWish
+from provisiond.media.recipes import BuildRequest, find_recipe, recipe_dirs
 from provisiond.media.vouch import Proof
 
 Sha256 = Field("", pattern=r"^([0-9a-f]{64})?$", description="What the source must have, in lower-case hex.")
@@ -58,6 +60,24 @@ class ImageImport(Request):
     operating_system: Name | None = None
     architecture: Architecture = "x86_64"
     user: Word = "root"
+
+
+class ImageBuild(Request):
+    """Build a disk image from packages by a recipe of the daemon's machine, and take it."""
+
+    name: Name
+    recipe: Word = Field(
+        min_length=1, description="Such as debian-12: a program of images.recipes, and its version."
+    )
+    operating_system: Name | None = None
+    architecture: Architecture = "x86_64"
+    user: Word = "root"
+    mirror: Line = Field("", description="Where packages come from; empty: as the recipe has it.")
+    size_mib: int = Field(0, ge=0, le=1 << 20, description="Of the disk; 0: as the recipe has it.")
+    features: list[Word] = Field(
+        [], max_length=32, description="What the recipe knows to put in, such as lvm2, mdadm, luks, firmware."
+    )
+    packages: list[Word] = Field([], max_length=500, description="More packages, by their names.")
 
 
 class ImportView(View):
@@ -103,6 +123,22 @@ async def import_image(deps: ApiDeps, body: ImageImport, who: Principal) -> Impo
         architecture=body.architecture,
         user=body.user,
         actor=who.actor,
+    )
+    return _view(job)
+
+
+async def build_image(deps: ApiDeps, body: ImageBuild, who: Principal) -> ImportView:
+    """Begins at once; look at `/imports/{id}` until it is done or failed. Packages' scripts run as root: for admins."""
+    request = BuildRequest(
+        body.name, body.recipe, body.architecture, body.mirror, body.size_mib, tuple(body.features), tuple(body.packages),
+    )  # fmt: skip
+    try:
+        request.check()
+        await asyncio.to_thread(find_recipe, recipe_dirs(deps.settings), body.recipe)
+    except MediaError as error:
+        raise Invalid([FieldError("recipe", str(error))]) from error
+    job = await deps.media.start_build(
+        request, operating_system=body.operating_system, user=body.user, actor=who.actor
     )
     return _view(job)
 

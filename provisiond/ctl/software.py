@@ -143,6 +143,40 @@ def add_image(
     _import(context, "/images", body, wait)
 
 
+@image.command("build")
+def build_image(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="What to build, such as debian-12.")],
+    name: Annotated[str | None, typer.Option(help="The image's name; default: the recipe's.")] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="What else the recipe knows: lvm2, mdadm, luks, firmware. Several."),
+    ] = None,
+    package: Annotated[list[str] | None, typer.Option(help="Another package. Several.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Where packages come from.")] = None,
+    size: Annotated[int | None, typer.Option(help="MiB of the disk; it grows at the first start.")] = None,
+    operating_system: Annotated[
+        str | None, typer.Option("--os", help="Operating system on it; default: the recipe's name.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Whom handover logs in as; default root.")] = None,
+    architecture: Arch = None,
+    wait: Wait = True,
+) -> None:
+    """Build a disk image from packages on the daemon's machine, and put it in place."""
+    body = given(
+        name=name or recipe,
+        recipe=recipe,
+        features=features or None,
+        packages=package or None,
+        mirror=mirror,
+        size_mib=size,
+        operating_system=operating_system or recipe,
+        user=user,
+        architecture=architecture,
+    )
+    _import(context, "/image-builds", body, wait)
+
+
 def _armored(key: Path) -> str:
     """A file of public keys as text, whether it is armoured or binary."""
     try:

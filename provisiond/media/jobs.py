@@ -7,8 +7,8 @@ whole and in place; a daemon that dies on the way leaves .part files that the ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ from provisiond.inventory.tables import Image, Medium, OperatingSystem, new_id, 
 from provisiond.media.fetch import MediaError
 from provisiond.media.images import ImageFacts, ImageRequest, add_image
 from provisiond.media.installers import InstallerFiles, InstallerRequest, add_medium, forget_old
+from provisiond.media.recipes import BuildRequest, built
 
 log = structlog.get_logger(__name__)
 
@@ -137,16 +138,33 @@ class MediaJobs:
         return job
 
     async def start_image(
-        self,
-        request: ImageRequest,
-        *,
-        operating_system: str | None,
-        architecture: str = "x86_64",
-        user: str = "root",
-        actor: str,
+        self, request: ImageRequest, *, operating_system: str | None, architecture: str = "x86_64",
+        user: str = "root", actor: str,
+    ) -> Job:  # fmt: skip
+        """Begin to take an image; ``user`` is whom handover logs in as. Raises as start_medium."""
+
+        async def run(job: Job) -> ImageFacts:
+            return await add_image(self._settings, request, job.report)
+
+        return await self._start_image(request.name, run, operating_system, architecture, user, actor)
+
+    async def start_build(
+        self, request: BuildRequest, *, operating_system: str | None, user: str = "root", actor: str
     ) -> Job:
-        """Begin to take a disk image; ``user`` is whom handover logs in as. Raises as start_medium."""
-        job = self._admit("image", request.name)
+        """Begin to build an image by a recipe, and take it. Raises as start_medium."""
+
+        async def run(job: Job) -> ImageFacts:
+            async with built(self._settings, request, job.report) as made:
+                facts = await add_image(self._settings, ImageRequest(request.name, str(made)), job.report)
+            return replace(facts, verified_by=f"built here by recipe {request.recipe}")
+
+        return await self._start_image(request.name, run, operating_system, request.architecture, user, actor)
+
+    async def _start_image(
+        self, name: str, make: Callable[[Job], Awaitable[ImageFacts]], operating_system: str | None,
+        architecture: str, user: str, actor: str,
+    ) -> Job:  # fmt: skip
+        job = self._admit("image", name)
 
         async def work(session: AsyncSession) -> str | None:
             return (await _system(session, operating_system)).id if operating_system else None
@@ -154,9 +172,9 @@ class MediaJobs:
         system_id = await self._admitted(job, self._store.transact(work))
 
         async def run() -> str:
-            facts = await add_image(self._settings, request, job.report)
+            facts = await make(job)
             image = Image(
-                name=request.name, operating_system_id=system_id, path=facts.path, format=facts.format, sha256=facts.sha256,
+                name=name, operating_system_id=system_id, path=facts.path, format=facts.format, sha256=facts.sha256,
                 size=facts.size, architecture=architecture, user=user, content=facts.content, zstd=facts.zstd,
                 partitions=list(facts.partitions), verified_by=facts.verified_by,
             )  # fmt: skip
