@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from statistics import median
 from typing import Literal
+
+from pydantic import Field
 
 from provisiond.api.deps import ApiDeps
 from provisiond.errors import FieldError, Invalid
@@ -14,6 +17,7 @@ from provisiond.inventory.fields import Line
 from provisiond.inventory.hosts import get_host
 from provisiond.inventory.shapes import HostView, Request, View
 from provisiond.lifecycle import intents, table
+from provisiond.media.hardware_tests import choose_tests
 
 _LOOK_BACK = 2000  # changes of state
 _ONWARD = ("", table.DONE)  # the causes of a change that nobody asked for
@@ -21,10 +25,24 @@ VERBS = (*intents.Verb, "lock", "unlock", "maintenance")
 
 
 class ActionBody(Request):
-    """``cause`` goes into the history. ``reason`` is maintenance's: an empty one ends it."""
+    """``cause`` goes into the history. ``reason`` is maintenance's: an empty one ends it.
+
+    ``tests`` of inspect: names of hardware tests, or ["all"]. ``erase`` of release and cancel: auto, quick, full or none. ``keys`` of
+    rescue: SSH public keys, beside those of the host's parameter ssh_authorized_keys. ``method`` of build and rebuild: image or
+    installer.
+    """
 
     cause: Line = ""
     reason: Line = ""
+    tests: list[Line] | None = Field(None, max_length=100)
+    erase: Line | None = None
+    keys: list[str] | None = Field(None, max_length=1000)
+    method: Line | None = None
+
+    def asked(self) -> intents.Asked:
+        """What was said beside the verb."""
+        tests = tuple(self.tests) if self.tests is not None else None
+        return intents.Asked(tests, self.erase, tuple(self.keys or ()), self.method)
 
 
 class PowerBody(Request):
@@ -59,12 +77,18 @@ async def act_on_host(deps: ApiDeps, name: str, verb: str, body: ActionBody, who
     """The intent is recorded when this is answered; follow the host's events to see it done."""
     if verb not in VERBS:
         raise Invalid([FieldError("verb", f"{verb!r} is no verb; there are: {', '.join(VERBS)}")])
+    asked = body.asked()
+    asked.check(verb)
+    if asked.tests:
+        await asyncio.to_thread(choose_tests, deps.settings, asked.tests)
     if verb in ("lock", "unlock"):
         await intents.set_lock(deps.store, name, verb == "lock", actor=who.actor)
     elif verb == "maintenance":
         await intents.set_maintenance(deps.store, name, body.reason, actor=who.actor)
     else:
-        await intents.request(deps.store, name, intents.Verb(verb), actor=who.actor, cause=body.cause)
+        await intents.request(
+            deps.store, name, intents.Verb(verb), actor=who.actor, cause=body.cause, asked=asked
+        )
     return await get_host(deps.store, name)
 
 
@@ -80,7 +104,10 @@ async def show_lifecycle() -> LifecycleView:
         states={str(state): text for state, text in table.MEANING.items()},
         transitions=[
             Transition(state=str(state), verb=str(verb), to=str(to))
-            for (state, verb), to in table.TRANSITIONS.items()
+            for (state, verb), to in (
+                *table.TRANSITIONS.items(),
+                *((leaving, table.TRANSITIONS[leaving[0], table.DONE]) for leaving in table.LEAVING),
+            )
         ],
         resting=sorted(map(str, table.RESTING)),
         limits={str(state): limit.total_seconds() / 60 for state, limit in table.LIMITS.items()},

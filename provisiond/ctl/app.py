@@ -11,6 +11,7 @@ from provisiond.ctl import (
     admin,
     deployments,
     discovery,
+    erasures,
     flags,
     hosts,
     lint,
@@ -36,6 +37,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 cannot reach the daemon, 4 denied.",
 )
 app.add_typer(hosts.app, name="host")
+app.add_typer(erasures.app, name="certificate")
 app.add_typer(discovery.app, name="discovery")
 app.add_typer(discovery.profile, name="profile")
 app.add_typer(network.group, name="group")

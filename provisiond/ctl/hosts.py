@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from provisiond.ctl import looks, rack
+from provisiond.ctl import erasures, looks, rack, verbs
 from provisiond.ctl.client import ApiProblem, place
 from provisiond.ctl.common import (
     FAILED,
@@ -32,13 +31,12 @@ from provisiond.ctl.common import (
     usage,
 )
 from provisiond.ctl.output import Format, show_list, show_one, stderr
+from provisiond.ctl.verbs import Wait
 from provisiond.ctl.watch import wait_for
 
 app = typer.Typer(help="Hosts: create, build, look at, take out of service.", no_args_is_help=True)
 
 COLUMNS = ("name", "state", "step", "state_since", "power", "group", "on", "mac", "ip", "progress", "failure")
-GOAL = {"build": "active", "rebuild": "active", "inspect": "ready", "configure": "active", "release": "ready", "retire": "retired",
-        "cancel": "ready", "retry": "active", "approve": "ready"}  # fmt: skip
 
 Group = Annotated[
     str | None, typer.Option("--group", "-g", help="Host group whose settings and parameters it inherits.")
@@ -70,10 +68,6 @@ Handover = Annotated[
 ]
 Serial = Annotated[str | None, typer.Option(help="Its maker's serial number, by which it is known too.")]
 Comment = Annotated[str | None, typer.Option(help="A line for people.")]
-Wait = Annotated[
-    bool, typer.Option("--wait", "-w", help="Follow it live until it is there; end non-zero if it fails.")
-]
-Cause = Annotated[str, typer.Option(help="Why; goes into the history.")]
 
 
 @app.command()
@@ -233,65 +227,7 @@ def delete(context: typer.Context, name: Name, yes: Yes = False) -> None:
     done(f"deleted {name}")
 
 
-def _verb(verb: str, text: str, *, ask: str = "", waits: bool = True) -> Callable[..., None]:
-    """Make the command of one verb of the host's life."""
-
-    def command(
-        context: typer.Context, name: Name, cause: Cause = "", wait: Wait = False, yes: Yes = False
-    ) -> None:
-        if ask:
-            confirm(ask.format(name=name), yes)
-        _act(context, name, verb, cause, wait=wait)
-
-    def command_without_asking(
-        context: typer.Context, name: Name, cause: Cause = "", wait: Wait = False
-    ) -> None:
-        _act(context, name, verb, cause, wait=wait)
-
-    chosen = command if ask else command_without_asking
-    app.command(verb, help=text)(chosen)
-    return chosen
-
-
-build = _verb("build", "Put an operating system on a host that is ready (or will be).")
-rebuild = _verb(
-    "rebuild",
-    "Build a host again from scratch; what is on its disks is lost.",
-    ask="Rebuild {name}, losing what is on its disks?",
-)
-inspect = _verb("inspect", "Look at the hardware again.")
-configure = _verb("configure", "Hand an active host to configuration management again.")
-release = _verb(
-    "release", "Take a host out of service; it becomes ready again.", ask="Take {name} out of service?"
-)
-retire = _verb(
-    "retire",
-    "Take a host away for good, with everything that was made for it.",
-    ask="Retire {name} for good?",
-)
-cancel = _verb("cancel", "Stop what is being done to a host, and clean up after it.")
-retry = _verb("retry", "Try the failed step again.")
-approve = _verb("approve", "Take in a machine that was discovered.")
-
-
-def _act(context: typer.Context, name: str, verb: str, cause: str, *, wait: bool) -> None:
-    here = session(context)
-    path, body = place("hosts", name, "actions", verb), {"cause": cause}
-    if not wait:
-        host = here.client.post(path, body)
-        show_one(host, here.format) if here.format is not Format.TABLE else done(
-            f"{verb} asked for {name}: it is {host['state']}"
-        )
-        return
-    goal = GOAL[verb]
-    if verb == "retry" and here.client.get(place("hosts", name))["state"] in (
-        "enrolled",
-        "inspecting",
-        "releasing",
-    ):
-        goal = "ready"
-    failed = wait_for(here.client, [name], goal, after=None, start=lambda: here.client.post(path, body))
-    raise typer.Exit(FAILED if failed else 0)
+verbs.register(app)
 
 
 @app.command()
@@ -347,6 +283,8 @@ def power(
 
 for _look in (looks.console, looks.history, looks.events, looks.parameters, looks.deployments, looks.facts):
     app.command()(_look)
+for _record in (erasures.tests, erasures.erasures, erasures.certificate):
+    app.command()(_record)
 
 
 def _controller(url: str, password_file: Path | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from provisiond.ctl.output import length, stderr
 WAYS: dict[str, tuple[str, ...]] = {
     "ready": ("enrolled", "inspecting"),
     "active": ("enrolled", "inspecting", "building", "provisioned", "configuring"),
+    "rescue": ("rescue",),
     "retired": ("retired",),
 }
 _REST = {"discovered", "ready", "active", "retired"}
@@ -54,6 +55,8 @@ class Wait:
             return True, f"{host['state']}, step {host['step'] or '-'}: {host['failure']}"
         if self.goal == "retired":
             return host["state"] == "retired" and not host["step"], None
+        if self.goal == "rescue" and host["state"] == "rescue":
+            return host["step"] == "stay", None
         if host["state"] == self.goal and not (self.goal == "ready" and host.get("wanted")):
             return True, None
         if host["state"] in _REST and not host.get("wanted"):
@@ -163,11 +166,13 @@ def _conclude(console: Console, name: str, goal: str, cause: str | None) -> None
 
 
 def _matters(event: ServerEvent) -> bool:
-    return event.kind in ("state.changed", "step.failed") or event.kind.startswith(("intent.", "host."))
+    return event.kind in ("state.changed", "step.failed", "rescue.up") or event.kind.startswith(
+        ("intent.", "host.")
+    )
 
 
 def _note(wait: Wait, event: ServerEvent) -> None:
-    if event.kind == "callback.progress":
+    if event.kind in ("callback.progress", "task.progress"):
         wait.percent = int(event.data["data"].get("percent", 0))
         wait.text = event.data["message"]
     elif event.kind == "step.started":

@@ -43,7 +43,7 @@ class Asked:
     keys: tuple[str, ...] = field(default=())
     method: str | None = None
 
-    def check(self, verb: Verb) -> None:
+    def check(self, verb: str) -> None:
         """Raises Invalid, which names all that is wrong or does not belong to ``verb``."""
         wrong = [
             FieldError(name, f"belongs to {' and '.join(sorted(verbs))}, not to {verb}")
