@@ -101,7 +101,7 @@ def _extras(made: Made) -> None:
     old = _old_fstab(MNT / "etc/fstab")
     root = made.image["root"]["number"]
     parts = [p for p in made.image["partitions"] if p["number"] != root and p.get("filesystem")]
-    wanted = [(mount, part) for part in parts if (mount := _mount_of(part, old)) is not None]
+    wanted = [(mount, part) for part in parts if (mount := mount_of(part, old)) is not None]
     for mount, part in sorted(wanted, key=lambda pair: pair[0]):
         if mount == "/boot/efi" and made.firmware != "uefi":
             continue
@@ -125,7 +125,8 @@ def _old_fstab(path: Path) -> dict[str, str]:
     return {words[0].replace('"', ""): words[1] for words in lines if len(words) > 2 and words[0][0] != "#"}
 
 
-def _mount_of(part: dict[str, Any], old: dict[str, str]) -> str | None:
+def mount_of(part: dict[str, Any], old: dict[str, str]) -> str | None:
+    """Where one of the image's partitions is mounted: by its fstab (`old`), its type, or the label of a /boot. None: not known."""
     names = {
         "UUID": part.get("uuid"),
         "LABEL": part.get("label"),

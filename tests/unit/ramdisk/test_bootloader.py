@@ -1,0 +1,123 @@
+"""The firmware's boot entries, what an image must have, and which partition grows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisiond.inventory.storage import Storage
+from provisiond.templating.disks import plan_storage
+from ramdisk_agent import bootloader, grow, settle
+from ramdisk_agent.work import Failed
+
+# efibootmgr 17 under OVMF, booted over the network
+LISTING = """BootCurrent: 0003
+Timeout: 0 seconds
+BootOrder: 0000,0003,0002
+Boot0000* UiApp
+Boot0002* UEFI Misc Device\tPciRoot(0x0)/Pci(0x3,0x0){auto_created_boot_option}
+Boot0003* UEFI PXEv4 (MAC:525400123456)\tPciRoot(0x0)/Pci(0x2,0x0)/MAC(525400123456,1)/IPv4(0.0.0.0,0,DHCP)
+Boot0004  debian
+"""
+
+
+def test_entries_are_read() -> None:
+    """Numbers, labels without paths, order, the entry this boot came by; an inactive entry counts too."""
+    found = bootloader.parse(LISTING)
+    assert found.entries["0003"] == "UEFI PXEv4 (MAC:525400123456)"
+    assert found.entries["0004"] == "debian"
+    assert (found.order, found.current, found.next) == (["0000", "0003", "0002"], "0003", None)
+
+
+@pytest.mark.parametrize(
+    ("order", "current", "wanted"),
+    [
+        (["0000", "0003", "0002"], "0003", ["0003", "0005", "0000", "0002"]),
+        (["0003", "0005"], "0003", ["0003", "0005"]),
+        (["0000", "0002"], "0009", ["0005", "0000", "0002"]),
+        ([], None, ["0005"]),
+    ],
+)
+def test_the_network_stays_first(order: list[str], current: str | None, wanted: list[str]) -> None:
+    """The new entry comes behind the one this boot came by; first where that one is in no order."""
+    assert bootloader.ordered(order, "0005", current) == wanted
+
+
+def test_the_loader_on_an_esp(tmp_path: Path) -> None:
+    """Shim before GRUB, a vendor's before the one that belongs to everybody."""
+    for name in ("EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/debian/grubx64.efi"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert bootloader.find_loader(tmp_path, "x64") == r"\EFI\debian\grubx64.efi"
+    (tmp_path / "EFI/debian/shimx64.efi").touch()
+    assert bootloader.find_loader(tmp_path, "x64") == r"\EFI\debian\shimx64.efi"
+    assert bootloader.find_loader(tmp_path, "aa64") is None
+
+
+def plan(firmware: str = "bios", **storage: Any) -> dict[str, Any]:
+    """The settled plan of a description."""
+    return plan_storage(Storage.model_validate(storage), firmware)
+
+
+def test_packages_that_an_image_lacks(tmp_path: Path) -> None:
+    """Named as Debian or RHEL name them, and only those that the layout needs."""
+    crypt = plan(layout="lvm", mirror="/dev/vdb", encrypt=True)
+    assert bootloader.lacking(crypt, tmp_path, "bios", "x86_64") == [
+        "initramfs-tools", "mdadm", "lvm2", "cryptsetup", "cryptsetup-initramfs", "grub2-common", "grub-pc-bin",
+    ]  # fmt: skip
+    sized = plan("uefi", root="20GiB")
+    for name in ("usr/sbin/grub-install", "usr/lib/grub/x86_64-efi/moddep.lst"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert bootloader.lacking(sized, tmp_path, "uefi", "x86_64") == []
+    assert bootloader.lacking(sized, tmp_path, "uefi", "aarch64") == ["grub-efi-arm64-bin"]
+    (tmp_path / "usr/bin").mkdir()
+    (tmp_path / "usr/bin/dracut").touch()
+    assert bootloader.lacking(crypt, tmp_path, "bios", "x86_64") == [
+        "mdadm",
+        "lvm2",
+        "cryptsetup",
+        "grub2-pc-modules",
+    ]
+
+
+def test_boot_entries_of_rhel() -> None:
+    """Other arguments, $kernelopts resolved, and paths that suit a /boot of its own or none."""
+    entry = (
+        "title Rocky\nlinux /vmlinuz-5\ninitrd /initramfs-5.img $tuned_initrd\noptions $kernelopts quiet\n"
+    )
+    arguments = ["root=UUID=1", "rd.lvm.lv=system/root"]
+    assert bootloader.boot_entry(entry, arguments, "root=/dev/sda1 ro", separate=False) == (
+        "title Rocky\nlinux /boot/vmlinuz-5\ninitrd /boot/initramfs-5.img $tuned_initrd\n"
+        "options root=UUID=1 rd.lvm.lv=system/root ro quiet\n"
+    )
+    again = bootloader.boot_entry("linux /boot/vmlinuz-5\n", arguments, separate=True)
+    assert again == "linux /vmlinuz-5\n"
+
+
+def table(*parts: tuple[int, int, str], label: str = "gpt") -> dict[str, Any]:
+    """sfdisk's JSON of a table: (number, first sector, type)."""
+    rows = [{"node": f"/dev/vda{n}", "start": start, "size": 2048, "type": kind} for n, start, kind in parts]
+    return {"label": label, "device": "/dev/vda", "partitions": rows}
+
+
+def test_only_the_last_partition_grows() -> None:
+    """By its place on the disk, not its number: Debian's cloud images have / as number 1 behind 14 and 15."""
+    cloud = table((1, 262144, "X"), (14, 2048, "Y"), (15, 8192, "Z"))
+    assert grow.choose(cloud, None) == (True, 1)
+    assert grow.choose(cloud, 15) == (False, 15)
+    with pytest.raises(Failed, match="no partition 7"):
+        grow.choose(cloud, 7)
+    with pytest.raises(Failed, match="logical partitions"):
+        grow.choose(table((1, 2048, "83"), (2, 4096, "f"), (5, 6144, "83"), label="dos"), 1)
+    assert grow.number_of("/dev/nvme0n1p12", "/dev/nvme0n1") == 12
+
+
+def test_where_an_images_other_partitions_are_mounted() -> None:
+    """By the image's own fstab, else by the partition's type or label; never outside of /."""
+    part = {"number": 16, "type": "0FC63DAF", "label": "BOOT", "uuid": "ab12", "partuuid": None, "name": None}
+    assert settle.mount_of(part, {}) == "/boot"
+    assert settle.mount_of({**part, "label": None}, {"UUID=ab12": "/home"}) == "/home"
+    assert settle.mount_of({**part, "label": None}, {"UUID=ab12": "/../dev"}) is None
+    assert settle.mount_of({**part, "label": None}, {}) is None
+    assert settle.mount_of({**part, "type": bootloader.ESP_TYPES[0]}, {}) == "/boot/efi"
