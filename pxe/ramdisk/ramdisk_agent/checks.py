@@ -101,6 +101,7 @@ def run_test(
             start_new_session=True,
         )
     except OSError as error:
+        os.unlink(path)
         return _result("fail", f"the test could not be started: {error.strerror}: {error.filename}", began)
     output = _Output(test)
     try:

@@ -64,6 +64,7 @@ def gather(lldp_seconds: float = 0.0) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "version": VERSION,
         **{key: machine[key] for key in ("vendor", "model", "serial", "uuid", "sku", "board", "chassis")},
+        "serial": firmware.own_serial(machine, started["virtual"]),
         "firmware": {**machine["firmware"], **started["firmware"]},
         "architecture": os.uname().machine,
         "cpu": cpu.gather(machine["processors"]),

@@ -55,7 +55,7 @@ def machine(records: list[tuple[int, Record]]) -> dict[str, Any]:
         "model": said(system.get("Product Name")),
         "serial": said(system.get("Serial Number")),
         "uuid": _lower(said(system.get("UUID"))),
-        "sku": said(system.get("SKU Number")),
+        "sku": _sku(said(system.get("SKU Number"))),
         "board": {
             "vendor": said(board.get("Manufacturer")),
             "model": said(board.get("Product Name")),
@@ -92,7 +92,7 @@ def from_sysfs(root: str = "/sys/class/dmi/id") -> dict[str, Any]:
         "model": field("product_name"),
         "serial": field("product_serial"),
         "uuid": _lower(field("product_uuid")),
-        "sku": field("product_sku"),
+        "sku": _sku(field("product_sku")),
         "board": {
             "vendor": field("board_vendor"),
             "model": field("board_name"),
@@ -137,6 +137,12 @@ def _dimm(fields: Record) -> dict[str, Any] | None:
         "serial": said(fields.get("Serial Number")),
         "part": said(fields.get("Part Number")),
     }
+
+
+def _sku(text: str | None) -> str | None:
+    """Dell writes SKU=0917;ModelName=PowerEdge R750, and SKU=NotProvided where it has none."""
+    dell = re.fullmatch(r"SKU=([^;]*);ModelName=.*", text or "")
+    return said(dell[1]) if dell and dell[1] != "NotProvided" else None if dell else text
 
 
 def _lower(text: str | None) -> str | None:

@@ -1,12 +1,14 @@
 """How the machine was started (BIOS or UEFI, Secure Boot), its TPM, and whether it is a virtual one."""
 
 import os
+import re
 from typing import Any
 
 from ramdisk_agent.facts.text import names, read
 
 # UEFI 2.10, 3.3: global variables; efivarfs puts four bytes of attributes before the value
 _SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # what hypervisors put into the tables of firmware: (vendor, model, name)
 _VIRTUAL = (
     ("vmware", "", "vmware"),
@@ -18,6 +20,7 @@ _VIRTUAL = (
     ("google", "google compute engine", "kvm"),
     ("red hat", "kvm", "kvm"),
     ("red hat", "openstack", "kvm"),
+    ("red hat", "rhev", "kvm"),
     ("openstack", "", "kvm"),
     ("ovirt", "", "kvm"),
     ("nutanix", "ahv", "kvm"),
@@ -79,6 +82,19 @@ def virtual(vendor: str | None, model: str | None, root: str = "/") -> str | Non
         return "xen"
     # hypervisors set this bit for their guests (CPUID leaf 1, ECX bit 31)
     return "unknown" if " hypervisor" in read(f"{root}/proc/cpuinfo")[:20_000] else None
+
+
+def own_serial(machine: dict[str, Any], virtual: str | None) -> str | None:
+    """The serial number, but None for the one that oVirt and RHEV give all guests of one host: a UUID which is not the guest's."""
+    serial = machine.get("serial")
+    if (
+        virtual
+        and isinstance(serial, str)
+        and _UUID.fullmatch(serial.lower())
+        and serial.lower() != machine.get("uuid")
+    ):
+        return None
+    return serial
 
 
 def gather(machine: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def parse_lshw(text: str) -> dict[str, Any]:
     nodes = list(_walk(top, 0))
     root = nodes[0] if nodes else {}
 
+    # a "SCSI processor" of a RAID controller is of class processor too, so ids count
     def of(kind: str) -> list[Node]:
         return [n for n in nodes if n.get("class") == kind]
 
@@ -46,7 +47,13 @@ def parse_lshw(text: str) -> dict[str, Any]:
             for k, v in (("vendor", "vendor"), ("model", "product"), ("serial", "serial"))
         },
         "firmware": {k: said(firmware.get(k)) for k in ("vendor", "version", "date")},
-        "cpu": _cpu([n for n in of("processor") if n.get("disabled") is not True]),
+        "cpu": _cpu(
+            [
+                n
+                for n in of("processor")
+                if re.match(r"cpu(:|$)", str(n.get("id"))) and n.get("disabled") is not True
+            ]
+        ),
         "memory": {"mib": _memory(of("memory"), dimms), "dimms": dimms},
         "disks": [d for n in nodes if n.get("class") == "disk" and (d := _disk(n))],
         "nics": [c for n in of("network") if (c := _nic(n))],

@@ -5,7 +5,17 @@ import re
 
 # what dmidecode writes where a table says nothing
 _NOTHING = frozenset(
-    ["", "not specified", "not provided", "unknown", "<out of spec>", "<bad index>", "no dimm", "not present"]
+    [
+        "",
+        "not specified",
+        "not provided",
+        "unknown",
+        "<out of spec>",
+        "<bad index>",
+        "no dimm",
+        "not present",
+        "not available",
+    ]
 )
 
 
