@@ -61,25 +61,32 @@ def told(changes: Sequence[Change]) -> str:
     return "; ".join(sentences)
 
 
-async def keep(session: AsyncSession, host_id: str, facts: dict[str, Any]) -> tuple[list[Change], bool]:
-    """Write the facts (Facts.model_dump) of a host whose row is locked; returns what changed, and whether they are its first ones."""
+async def keep_first(session: AsyncSession, host_id: str, facts: dict[str, Any]) -> None:
+    """Write the facts (Facts.model_dump) of a host that has none yet."""
+    await (await session.connection()).execute(_ADD, _row(host_id, utcnow(), facts, digest_of(facts)))
+
+
+async def keep(
+    session: AsyncSession, host_id: str, facts: dict[str, Any]
+) -> tuple[list[Change], dict[str, Any] | None]:
+    """Write the facts of a host whose row is locked; returns what changed, and the facts before (None: these are its first)."""
     connection = await session.connection()
     newest = (await connection.execute(NEWEST, {"b_host": host_id})).first()
     now = utcnow()
     if newest is None:
-        await connection.execute(_ADD, _row(host_id, now, facts, digest_of(facts)))
-        return [], True
+        await keep_first(session, host_id, facts)
+        return [], None
     facts = _not_forgotten(facts, newest.facts)
     digest = digest_of(facts)
     if digest == newest.digest:
         values: dict[str, Any] = {"b_id": newest.id, "seen_at": now}
         await connection.execute(_SEEN, values if facts == newest.facts else {**values, "facts": facts})
-        return [], False
+        return [], newest.facts
     await connection.execute(_ADD, _row(host_id, now, facts, digest))
     old = list((await connection.execute(_OLD, {"b_host": host_id})).scalars())
     if old:
         await connection.execute(delete(_hardware).where(_hardware.c.id.in_(old)))
-    return changes(newest.facts, facts), False
+    return changes(newest.facts, facts), newest.facts
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:

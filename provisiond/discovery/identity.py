@@ -63,13 +63,15 @@ class Machine:
 class Found:
     """``host`` is the row of whom the machine is (None: nobody's), with ``how`` it was found.
 
-    ``cards`` maps MACs that other hosts have to those hosts' rows; ``serial_of`` is another host that has its serial number.
+    ``own_macs`` are those that it has already; ``cards`` maps MACs that other hosts have to those hosts' rows; ``serial_of`` is
+    another host that has its serial number.
     """
 
     host: Any = None
     how: str = ""
     cards: dict[str, Any] = field(default_factory=dict)
     serial_of: Any = None
+    own_macs: frozenset[str] = frozenset()
 
     @property
     def others(self) -> list[Any]:
@@ -121,6 +123,7 @@ def choose(machine: Machine, owners: Sequence[Any]) -> Found:
         found.host, found.how = by_uuid[0], "uuid"
     own = found.host.id if found.host is not None else None
     found.cards = {mac: row for mac, row in by_mac.items() if row.id != own}
+    found.own_macs = frozenset(mac for mac, row in by_mac.items() if row.id == own)
     if by_serial is not None and by_serial.id != own:
         found.serial_of = by_serial
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import structlog
@@ -157,8 +158,8 @@ class _Intake:
             ],
         )
         await self._belongs_to(db, row["id"])
-        host = await rows.lock_host(db, row["id"])
-        await changes.keep(db, host.id, self.shown)
+        host = SimpleNamespace(**row)
+        await changes.keep_first(db, host.id, self.shown)
         message = f"{_summary(self.shown)} waits: 'provisionctl host approve {host.name}' takes it in"
         told = {"macs": [nic.mac for nic in free], "serial": self.machine.serial, "uuid": self.machine.uuid}
         await history.add(db, kind="host.discovered", host=host, actor="machine", message=message, data=told)
@@ -193,8 +194,8 @@ class _Intake:
             raise Conflict("this machine's host was deleted just now; it is asked again at its next boot")
         await self._belongs_to(db, host.id)
         said, columns = await self._link(db, host, found)
-        before = (await (await db.connection()).execute(changes.NEWEST, {"b_host": host.id})).first()
-        changed, first = await changes.keep(db, host.id, self.shown)
+        changed, before = await changes.keep(db, host.id, self.shown)
+        first = before is None
         ruled = None
         if host.state == "discovered":
             values = self._values(subnet)
@@ -220,7 +221,7 @@ class _Intake:
             )
         await self._tell_conflicts(db, host, found)
         if first or changed:
-            await self._tell_differences(db, host, before.facts if before is not None else None)
+            await self._tell_differences(db, host, before)
         if ruled is not None:
             await apply.follow(
                 db, self.world, host.id, ruled, self.facts, seen_subnet=subnet.id if subnet else None
@@ -234,8 +235,11 @@ class _Intake:
         connection = await db.connection()
         said: list[str] = []
         columns: dict[str, Any] = {}
-        there = (await connection.execute(_CARDS, {"b_host": host.id})).all()
-        macs = {row.mac for row in there}
+        macs = set(found.own_macs)
+        there: Sequence[Any] = ()
+        if not macs.issuperset(self.machine.macs):
+            there = (await connection.execute(_CARDS, {"b_host": host.id})).all()
+            macs = {row.mac for row in there}
         for mac in [mac for mac, owner in found.cards.items() if await _given_up(db, owner, mac)]:
             owner = found.cards.pop(mac)
             await self._move_card(db, host, owner, mac)
