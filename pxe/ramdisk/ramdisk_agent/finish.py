@@ -9,18 +9,19 @@ from ramdisk_agent.run import run
 from ramdisk_agent.work import Failed, Work
 
 
-def prepare(work: Work, root: str, disk: str, arguments: str) -> str:
+def prepare(work: Work, root: str, arguments: str) -> str:
     """Load the image's kernel where the plan wants that and it can be: kexec or reboot, what `go` is to be called with.
 
-    `root` is where the image's root file system is mounted, `arguments` tell its kernel where that is.
+    `root` is where the image's root file system is mounted, `arguments` tell its kernel where that is
+    (root=UUID=...).
     """
     if work.plan.get("finish") != "kexec":
         return "reboot"
     work.progress(98, "loading the image's kernel")
     serial = work.plan.get("serial")
     line = work.plan.get("cmdline") or f"ro{f' console={serial},115200' if serial else ''}"
-    if not re.search(r"(^| )root=", line):
-        line = f"{arguments} {line}"
+    # what was found on the disk is surer than what the plan supposes, such as a label
+    line = " ".join([arguments, *(word for word in line.split() if not word.startswith("root="))])
     mounted = _mount_boot(root)
     try:
         for kernel, initrd in _kernels(f"{root}/boot"):

@@ -17,7 +17,10 @@ from ramdisk_agent.work import Failed, Work
 MNT = "/mnt"
 NODES = 15.0  # seconds until a partition of a new table must be there
 APPEAR = 30.0  # seconds until a disk must be there: controllers may be slow
-SETTLING, SETTLED = "/tools.squashfs", "/run/settled"  # the ramdisk's init makes the second when all drivers are loaded
+SETTLING, SETTLED = (
+    "/tools.squashfs",
+    "/run/settled",
+)  # the ramdisk's init makes the second when all drivers are loaded
 
 
 def action(work: Work) -> dict[str, Any]:
@@ -53,13 +56,15 @@ def _whole_disk(work: Work, blocks: Map) -> dict[str, Any]:
     grown = grow.partition(disk.path, root["number"])
     work.say(f"{part}: {grown.size // MIB} MiB" + (f", not grown: {grown.why}" if grown.why else ""))
     _appear(part, f"{part} went away when it was grown")
-    _mount(part, root)
+    subvolume = _mount(part, root)
     try:
         seed.write(work, MNT)
         if plan.get("firmware") == "uefi":
             _boot_entry(work, disk.path)
         arguments = f"root=UUID={_probe(part, 'UUID')}"
-        how = finish.prepare(work, MNT, disk.path, arguments)
+        if subvolume:
+            arguments += f" rootflags=subvol={subvolume}"
+        how = finish.prepare(work, MNT, arguments)
     finally:
         os.sync()
         mounts.umount(MNT)
@@ -89,7 +94,7 @@ def _into_layout(work: Work, blocks: Map) -> dict[str, Any]:
     arguments = settle.settle(work, made)
     try:
         seed.write(work, MNT)
-        how = finish.prepare(work, MNT, "", " ".join(arguments))
+        how = finish.prepare(work, MNT, " ".join(arguments))
     finally:
         settle.close(made)
     return {"disk": made.root, "serial": None, "finish": how}
@@ -177,17 +182,17 @@ def _search_root(disk: str) -> dict[str, Any]:
     )
 
 
-def _mount(part: str, root: dict[str, Any]) -> None:
-    """The root file system on /mnt: of btrfs the subvolume that has it."""
+def _mount(part: str, root: dict[str, Any]) -> str:
+    """The root file system on /mnt: of btrfs the subvolume that has it, whose name is given."""
     kind = root.get("filesystem") or _probe(part, "TYPE")
     run(["mount", "-t", kind, part, MNT])
-    if os.path.isdir(f"{MNT}/etc") or kind != "btrfs":
-        return
-    for name in ("root", "@", "@rootfs"):
-        if os.path.isdir(f"{MNT}/{name}/etc"):
-            run(["umount", MNT])
-            run(["mount", "-t", kind, "-o", f"subvol={name}", part, MNT])
-            return
+    if kind == "btrfs" and not os.path.isdir(f"{MNT}/etc"):
+        for name in ("root", "@", "@rootfs"):
+            if os.path.isdir(f"{MNT}/{name}/etc"):
+                run(["umount", MNT])
+                run(["mount", "-t", kind, "-o", f"subvol={name}", part, MNT])
+                return name
+    return ""
 
 
 def _boot_entry(work: Work, disk: str) -> None:
