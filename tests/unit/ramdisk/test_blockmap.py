@@ -33,7 +33,7 @@ def read(extents: list[tuple[int, int]], size: int = 1000, piece: int = 8, **ima
 )
 def test_pieces_and_gaps_cover_the_image(steps: list[tuple[int, int]], piece: int) -> None:
     """Every MiB is in one piece or in one gap, in order; all pieces but the last are whole."""
-    at, extents = 0, []
+    at, extents = 0, list[tuple[int, int]]()
     for gap, count in steps:
         if extents and not gap:
             gap = 1

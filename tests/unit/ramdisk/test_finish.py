@@ -135,10 +135,8 @@ def test_locked_down_kernel(tmp_path: Path, kexec: Path) -> None:
     """kexec_load is refused under Secure Boot: the other call is tried, then the firmware. What is on the disk says where / is."""
     root = root_with(tmp_path, "vmlinuz-5.14.0-1.el9.x86_64", "initramfs-5.14.0-1.el9.x86_64.img")
     (tmp_path / "fail").write_text("1")
-    assert (
-        finish.prepare(work({"finish": "kexec", "cmdline": "root=LABEL=root ro"}), root, "root=UUID=1")
-        == "kexec"
-    )
+    plan = {"finish": "kexec", "cmdline": "root=LABEL=root ro"}
+    assert finish.prepare(work(plan), root, "root=UUID=1") == "kexec"
     assert [line.split()[:2] for line in kexec.read_text().splitlines()] == [["-l", "-i"], ["-s", "-l"]]
     assert "--command-line=root=UUID=1 ro\n" in kexec.read_text()
     (tmp_path / "fail").write_text("9")
