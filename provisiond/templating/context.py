@@ -17,7 +17,7 @@ from provisiond.inventory.masking import MASK
 from provisiond.inventory.network import Network
 from provisiond.inventory.resolve import ResolvedHost, ResolvedInterface
 from provisiond.inventory.storage import Storage
-from provisiond.templating.disks import DEFAULT_SWAP, plan_storage
+from provisiond.templating.disks import DEFAULT_SWAP, needs_layout, plan_storage
 from provisiond.templating.links import LayoutError, plan_network
 from provisiond.templating.sandbox import unusable
 
@@ -169,12 +169,15 @@ def _storage(host: ResolvedHost) -> Any:
     try:
         described = Storage.model_validate(host.storage) if host.storage is not None else None
         system = host.operating_system.family if host.operating_system else ""
-        return plan_storage(
+        plan = plan_storage(
             described,
             host.row.firmware,
             _ROOT_FILESYSTEM.get(system),
             None if system in _NO_SWAP else DEFAULT_SWAP,
         )
+        # the ramdisk makes the layout before the image starts; a virtual machine's disk is made from its image without it
+        tree = host.image is not None and host.image.content == "tree"
+        return {**plan, "layout": host.hypervisor is None and (tree or needs_layout(plan))}
     except ValueError as error:
         return unusable("storage", f"the storage description does not fit: {error}", "storage")
 

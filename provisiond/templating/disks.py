@@ -12,7 +12,8 @@ Shape of the plan (plain dicts and lists)::
 
 ``size_mib`` None takes the rest. ``number`` counts partitions on a disk from 1. ``flag`` is esp, bios_boot, raid, lvm, swap or None.
 ``root`` and ``boot`` are the blocks that hold / and the kernel (the same one where there is no /boot). ``first`` says that some
-disk is found by the machine itself (``match.first``), ``described`` that an operator wrote any of this. The first disk, and each
+disk is found by the machine itself (``match.first``), ``described`` that an operator wrote any of this; templates also see ``layout``:
+an image's root file system goes into a layout that the ramdisk makes by this plan. The first disk, and each
 disk that carries a mirror of /boot or of /, begins with what the firmware boots from: an EFI system partition (the first one
 mounted on /boot/efi), or 1 MiB for GRUB's core.
 """
