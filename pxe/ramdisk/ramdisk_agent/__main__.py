@@ -114,7 +114,10 @@ class Agent:
             time.sleep(AGAIN)
         work = Work(plan, self.client)
         LOG.say(f"{action}")
+        for secret in (plan.get("passphrase"), (plan.get("bmc") or {}).get("password")):
+            LOG.hide(str(secret or ""))
         try:
+            work.progress(0, action)
             if action not in ACTIONS:
                 raise Failed(
                     f"this ramdisk does not know the action {action!r}: build it anew with provisionctl ramdisk build"

@@ -28,6 +28,11 @@ def action(work: Work) -> dict[str, Any]:
     plan = work.plan
     mounts.umount(MNT)  # of a try before this one
     os.makedirs(MNT, exist_ok=True)
+    if plan["image"]["encoding"] not in ("raw", "zstd"):
+        raise Failed(
+            f"this image is {plan['image']['encoding']}, not a disk with a boot loader: build an image of a disk from it, "
+            "or install this host instead"
+        )
     blocks = stream.read_map(work, plan["image"])
     _settle(work)
     if plan.get("layout"):
