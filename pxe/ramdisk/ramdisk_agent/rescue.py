@@ -15,6 +15,7 @@ from ramdisk_agent.run import run
 from ramdisk_agent.work import Failed, Work
 
 ROOT = Path("/")
+SCRIPT = Path("/run/provisiond-rescue.sh")
 PORT = 22
 KEY = "etc/dropbear/dropbear_ed25519_host_key"
 _LISTENS = "0A"  # TCP_LISTEN in /proc/net/tcp
@@ -32,7 +33,8 @@ def action(work: Work) -> dict[str, Any]:
     fingerprint = host_key(ROOT)
     script = work.client.fetch("agent/rescue", lambda: work.progress(5, "asking for the rescue script"))
     work.progress(10, "the rescue script runs")
-    run(["sh", "-s"], input=script, timeout=300, check=False)  # what fails in it is said in the log
+    _private(SCRIPT, script.decode(errors="replace"))
+    run(["sh", str(SCRIPT)], timeout=300, check=False)  # what fails in it is said in the log
     admit(ROOT, keys)  # after the script: these and no others
     if not listens():
         run(["dropbear", "-R", "-s", "-p", str(PORT)])  # -s: no passwords
