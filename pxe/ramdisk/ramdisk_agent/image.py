@@ -6,13 +6,16 @@ was read back. A machine that is switched off in between begins anew at its next
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ramdisk_agent import finish, mounts, seed, stream
 from ramdisk_agent.blockmap import Map
 from ramdisk_agent.device import BLKRRPART, MIB, Device, Target, whole
 from ramdisk_agent.run import run
 from ramdisk_agent.work import Failed, Work
+
+if TYPE_CHECKING:
+    from ramdisk_agent.layout import Made
 
 MNT = "/mnt"
 NODES = 15.0  # seconds until a partition of a new table must be there
@@ -28,16 +31,14 @@ def action(work: Work) -> dict[str, Any]:
     plan = work.plan
     mounts.umount(MNT)  # of a try before this one
     os.makedirs(MNT, exist_ok=True)
-    if plan["image"]["encoding"] not in ("raw", "zstd"):
-        raise Failed(
-            f"this image is {plan['image']['encoding']}, not a disk with a boot loader: build an image of a disk from it, "
-            "or install this host instead"
-        )
-    blocks = stream.read_map(work, plan["image"])
     _settle(work)
     if plan.get("layout"):
-        return _into_layout(work, blocks)
-    return _whole_disk(work, blocks)
+        return _into_layout(work)
+    if plan["image"]["encoding"] not in ("raw", "zstd"):
+        raise Failed(
+            f"this image is {plan['image']['encoding']}, no disk: the plan must have a layout for it"
+        )
+    return _whole_disk(work, stream.read_map(work, plan["image"]))
 
 
 def _whole_disk(work: Work, blocks: Map) -> dict[str, Any]:
@@ -76,12 +77,30 @@ def _whole_disk(work: Work, blocks: Map) -> dict[str, Any]:
     return {"disk": disk.path, "serial": disk.serial, "finish": how}
 
 
-def _into_layout(work: Work, blocks: Map) -> dict[str, Any]:
+def _into_layout(work: Work) -> dict[str, Any]:
     """The same into partitions, arrays, volumes that the storage description wants."""
-    from ramdisk_agent import layout, settle
+    from ramdisk_agent import layout, settle, tree
 
+    image = work.plan["image"]
+    blocks = stream.read_map(work, image) if image["encoding"] != layout.TREE else None
     work.progress(0, "making the layout")
     made = layout.make(work)
+    if blocks is None:
+        settle.mount_all(made)
+        tree.write(work, image, settle.MNT)
+    else:
+        _write_pieces(work, blocks, made)
+    work.progress(91, "moving the image's files to their file systems")
+    arguments = settle.settle(work, made)
+    try:
+        seed.write(work, MNT)
+        how = finish.prepare(work, MNT, " ".join(arguments))
+    finally:
+        settle.close(made)
+    return {"disk": made.root, "serial": None, "finish": how}
+
+
+def _write_pieces(work: Work, blocks: Map, made: "Made") -> None:
     devices: dict[str, Device] = {}
     for piece in made.pieces:
         if piece.device not in devices:
@@ -95,14 +114,6 @@ def _into_layout(work: Work, blocks: Map) -> dict[str, Any]:
         stream.write(work, work.plan["image"], blocks, target)
     finally:
         target.close()
-    work.progress(91, "moving the image's files to their file systems")
-    arguments = settle.settle(work, made)
-    try:
-        seed.write(work, MNT)
-        how = finish.prepare(work, MNT, " ".join(arguments))
-    finally:
-        settle.close(made)
-    return {"disk": made.root, "serial": None, "finish": how}
 
 
 def _settle(work: Work) -> None:

@@ -28,6 +28,7 @@ TYPES = {
 }
 TABLE_MIB = 2  # the first MiB, and the backup table at the end
 SYNC_KIB = "2000"  # per second: a new mirror is filled after the deployment, not while the image is written
+TREE = "tar.zst"  # the encoding of an image that is files and no disk
 PASSPHRASE = "luks_passphrase"
 
 
@@ -75,7 +76,8 @@ def make(work: Work) -> Made:
     """Make the plan's `layout` on this machine's disks. Raises Failed: before anything is wiped when it cannot fit."""
     plan = work.plan
     layout, image = plan["layout"], plan["image"]
-    root = root_partition(image)
+    tree = image["encoding"] == TREE
+    root = {"filesystem": layout["root"]["filesystem"]} if tree else root_partition(image)
     secret = plan.get("passphrase") or layout.get("passphrase") or ""
     _refuse(layout, root, secret)
     image_bytes = image["size_mib"] * MIB
@@ -96,9 +98,10 @@ def make(work: Work) -> Made:
     for group in layout["volume_groups"]:
         _group(made, group)
     for block in layout["blocks"]:
-        if block["filesystem"] and block["name"] != layout["root"]["name"]:
+        if block["filesystem"] and (tree or block["name"] != layout["root"]["name"]):
             filesystems.make(made.devices[block["name"]], block["filesystem"], block["name"])
-    made.pieces = place(root, image_bytes, made.root, filesystems.size_of(made.root))
+    if not tree:
+        made.pieces = place(root, image_bytes, made.root, filesystems.size_of(made.root))
     return made
 
 

@@ -17,19 +17,30 @@ _STAGING = ".provisiond"  # a directory on / while files are moved
 _BOOT_TYPE = "BC13C2FF-59E6-4262-A352-B275FD6F7172"  # Discoverable Partitions: XBOOTLDR
 
 
+def mount_all(made: Made) -> None:
+    """Mount the empty file systems of a layout below /mnt, for an image that is unpacked into them. Raises Failed."""
+    MNT.mkdir(exist_ok=True)
+    for block in tables.mounted(made.layout):
+        place = MNT / block["mount"].lstrip("/")
+        place.mkdir(parents=True, exist_ok=True)
+        mounts.mount(made.devices[block["name"]], place, block["filesystem"], block["options"])
+
+
 def settle(work: Work, made: Made) -> list[str]:
-    """After the image was written: everything up to the boot loader. The tree stays mounted below /mnt for the seed.
+    """After the image was written, or unpacked after `mount_all`: everything up to the boot loader. The tree stays mounted below /mnt for the seed.
 
     Gives the kernel arguments that find /, such as root=UUID=..., for whoever starts the kernel himself. Raises Failed.
     """
-    layout = made.layout
-    uuids = _root_first(work, made)
+    layout, uuids = made.layout, dict[str, str]()
+    if made.pieces:
+        uuids = _root_first(work, made)
     bootloader.require(made, MNT)
-    work.say("layout: moving files to their file systems")
-    for block in tables.mounted(layout)[1:]:
-        _mount_below(made.devices[block["name"]], block)
-    _extras(made)
-    filesystems.grow(made.root, str(MNT), layout["root"]["filesystem"])
+    if made.pieces:
+        work.say("layout: moving files to their file systems")
+        for block in tables.mounted(layout)[1:]:
+            _mount_below(made.devices[block["name"]], block)
+        _extras(made)
+        filesystems.grow(made.root, str(MNT), layout["root"]["filesystem"])
     for block in layout["blocks"]:
         if block["filesystem"] and block["name"] not in uuids:
             uuids[block["name"]] = filesystems.probe(made.devices[block["name"]])["uuid"]

@@ -16,7 +16,7 @@ STALL = 30.0  # seconds without a byte before a connection is given up
 TICK = 2.0  # seconds between two looks at whether the daemon called it off
 
 
-def _received(answer: Answer, view: memoryview, tick: Callable[[], None]) -> int:
+def received(answer: Answer, view: memoryview, tick: Callable[[], None]) -> int:
     """Some bytes of the body; 0 at its end. Raises Broken when none came for STALL seconds."""
     until = time.monotonic() + STALL
     while True:
@@ -32,7 +32,7 @@ def _skip(answer: Answer, count: int, tick: Callable[[], None]) -> None:
     """Past what is on the disk already: the server knows no ranges and sends everything."""
     view = buffer(MIB)
     while count:
-        got = _received(answer, view[:count], tick)
+        got = received(answer, view[:count], tick)
         if not got:
             raise Broken("the connection ended before what is missing")
         count -= got
@@ -47,7 +47,7 @@ def plain(
 
     def read_full(view: memoryview) -> None:
         while view:
-            got = _received(answer, view, tick)
+            got = received(answer, view, tick)
             if not got:
                 raise Broken("the connection ended")
             view = view[got:]
@@ -75,7 +75,7 @@ def unpacked(
     def fill() -> None:
         view = buffer(256 * 1024)
         try:
-            while got := _received(answer, view, lambda: None):
+            while got := received(answer, view, lambda: None):
                 part = view[:got]
                 while part:
                     part = part[feed.write(part) or 0 :]

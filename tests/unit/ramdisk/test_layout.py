@@ -108,7 +108,7 @@ def test_what_cannot_be_is_refused_before_anything_is_wiped(monkeypatch: pytest.
         """What make needs of a work."""
 
         def __init__(self, **changes: Any) -> None:
-            image = {"size_mib": 663, "root": {"number": 3}, "partitions": [ROOT]}
+            image = {"encoding": "raw", "size_mib": 663, "root": {"number": 3}, "partitions": [ROOT]}
             self.plan = {
                 "layout": plan(disk="/dev/vda"),
                 "image": image,
@@ -127,7 +127,9 @@ def test_what_cannot_be_is_refused_before_anything_is_wiped(monkeypatch: pytest.
 
     assert "is ext4, the storage description wants xfs" in refused(layout=plan(filesystem="xfs"))
     assert "no parameter luks_passphrase" in refused(layout=plan(encrypt=True))
-    assert "not known which partition" in refused(image={"size_mib": 663, "root": None, "partitions": [ROOT]})
+    assert "not known which partition" in refused(
+        image={"encoding": "raw", "size_mib": 663, "root": None, "partitions": [ROOT]}
+    )
     assert "needs 21507 MiB, which /dev/vda (/dev/vda) has not" in refused(
         layout=plan(disk="/dev/vda", swap=None, root="20GiB")
     )
