@@ -6,6 +6,7 @@ goes onto the end of the same block, from where `settle.settle` takes the files 
 image has a place on a disk and can be read back and checked.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,6 +230,13 @@ def lvm(words: Sequence[str], devices: Sequence[str]) -> str:
 
 def _group(made: Made, group: Mapping[str, Any]) -> None:
     name, devices = group["name"], [made.devices[member] for member in group["members"]]
+    for link in Path("/dev", name).glob(
+        "*"
+    ):  # of a group of that name that was stopped: vgcreate wants none there
+        if link.is_symlink() and not link.exists():
+            link.unlink()
+    with contextlib.suppress(OSError):
+        Path("/dev", name).rmdir()
     lvm(["pvcreate", "-q", "-ff", "-y", *devices], devices)
     lvm(["vgcreate", "-q", "-y", name, *devices], devices)
     for volume in sorted(group["volumes"], key=lambda one: one["size_mib"] is None):
