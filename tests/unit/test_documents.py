@@ -51,13 +51,13 @@ def test_every_step_says_what_it_does() -> None:
 
 
 def test_what_is_installed_has_every_template() -> None:
-    """pyproject.toml names each directory of templates, so that an installed provisiond has them all."""
+    """pyproject.toml names each directory of templates and the recipes, so that an installed provisiond has them all."""
     files = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
     taken = {path for globs in files.values() for pattern in globs for path in ROOT.glob(pattern)}
-    there = {p for p in (ROOT / "templates").rglob("*") if p.suffix in (".j2", ".yaml")} | {
-        ROOT / "pxe/loaders.toml"
-    }
-    assert taken - set((ROOT / "packaging").iterdir()) == there
+    there = {p for p in (ROOT / "templates").rglob("*") if p.suffix in (".j2", ".yaml")}
+    there |= {ROOT / "pxe/loaders.toml", *(ROOT / "pxe/image/recipes").iterdir()}
+    others = {*(ROOT / "packaging").iterdir(), *(ROOT / "pxe/ramdisk").rglob("*")}
+    assert taken - others == there
 
 
 def test_every_page_is_linked() -> None:

@@ -29,8 +29,9 @@ _END_SESSIONS = update(_session).where(
 
 
 def from_image(host: ResolvedHost) -> bool:
-    """A virtual machine whose disk is made from an image: it needs no network boot."""
-    return host.hypervisor is not None and host.row.method == "image" and host.image is not None
+    """A virtual machine whose disk is made from an image: it needs no network boot. A root file system (tree) is no disk."""
+    by_image = host.hypervisor is not None and host.row.method == "image"
+    return by_image and host.image is not None and host.image.content == "disk"
 
 
 def why_not(host: ResolvedHost) -> str:
