@@ -27,7 +27,7 @@ def facts_of(
     mac: str, serial: str | None = None, *, uuid: str | None = None, **changes: Any
 ) -> dict[str, Any]:
     """A report as a small server makes it: two disks, four DIMMs, two cards."""
-    second = f"{mac[:-2]}{(int(mac[-2:], 16) ^ 0x80):02x}"
+    second = f"{mac[:6]}{(int(mac[6:8], 16) ^ 0x80):02x}{mac[8:]}"
     return {
         "version": 1, "vendor": "Example", "model": "Server 9000", "serial": serial, "uuid": uuid, "sku": "S9000-A",
         "board": {"vendor": "Example", "model": "Board 7", "serial": f"B{serial}" if serial else None},

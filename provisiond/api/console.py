@@ -1,4 +1,4 @@
-"""A host's console log: its end, or all that comes as it comes."""
+"""A host's console log: its end, or all that comes as it comes. And what its ramdisk logged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from aiohttp import web
 from pydantic import Field
 
 from provisiond.api.deps import ApiDeps
+from provisiond.errors import NotFound
 from provisiond.inventory.hosts import get_host
 from provisiond.inventory.shapes import Request
+from provisiond.lifecycle import agent_logs
 
 _CHUNK = 64 * 1024
 _LOOK_SECONDS = 0.3
@@ -58,6 +60,23 @@ async def read_console(
     except (ConnectionResetError, ConnectionAbortedError):
         pass
     return response
+
+
+class AgentLogQuery(Request):
+    """``work``: the id of the deployment or task that the log was about; without it the newest log is meant."""
+
+    work: str = Field("", pattern=r"^[A-Za-z0-9-]{0,64}$")
+
+
+async def read_agent_log(deps: ApiDeps, name: str, query: AgentLogQuery) -> web.Response:
+    """Plain text as the ramdisk's agent sent it at the end of its work. Raises NotFound where it sent none."""
+    host = await get_host(deps.store, name)
+    folder = deps.settings.state.agent_log_dir
+    found = await asyncio.to_thread(agent_logs.latest, folder, host.id, query.work)
+    if found is None:
+        raise NotFound("log of the ramdisk", query.work or name)
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Work": found.work}
+    return web.Response(text=found.text, headers=headers)
 
 
 def _size(path: Path) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -28,6 +29,7 @@ from provisiond.boot.machines import BootWorld, Machine, Machines
 from provisiond.boot.scripts import NotServable
 from provisiond.boot.sessions import AgentRefused
 from provisiond.boot.target import Boot
+from provisiond.boot.turns import Turns
 from provisiond.discovery import controllers, intake
 from provisiond.errors import Conflict, Invalid, NotFound, RenderError
 from provisiond.inventory.facts import Facts
@@ -44,6 +46,10 @@ SMALL = 128 << 10
 LOG_TAIL = 64 * 1024
 MAX_SPEED_MIB = 1024
 SPEED_TESTS = 4  # at once: they are to measure the network, and machines are built meanwhile
+REPORTS_PER_SECOND = (
+    25.0  # machines that are asked for their facts; a report costs some 10 ms of one processor
+)
+REPORTS_AT_ONCE = 10
 _ZEROS = bytes(1 << 18)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -96,6 +102,7 @@ class _Door:
     def __init__(self, world: BootWorld, machines: Machines) -> None:
         self._world, self._machines = world, machines
         self._speed = asyncio.Semaphore(SPEED_TESTS)
+        self._turns = Turns(REPORTS_PER_SECOND, REPORTS_AT_ONCE)
 
     # --- who it is ------------------------------------------------------------------------------------
 
@@ -124,7 +131,7 @@ class _Door:
             return _json(await self._plan(session, machine))
         except (NotServable, RenderError, Invalid) as error:
             await self._give_up(machine, error)
-            return _json(plans.wait(facts=False))
+            return _json(plans.wait())
 
     async def _plan(self, session: Any, machine: Machine) -> dict[str, Any]:
         host = machine.host
@@ -140,7 +147,10 @@ class _Door:
             return plans.task_plan(host, self._world.box, tests)
         if not plans.waits(machine) and session.host_id is not None:
             return dict(plans.REBOOT)
-        return plans.wait(facts=session.facts_at is None)
+        if session.facts_at is not None:
+            return plans.wait()
+        later = self._turns.wait(session.id)
+        return plans.wait(facts=True) if later <= 0 else plans.wait(seconds=math.ceil(later))
 
     async def _give_up(self, machine: Machine, error: Exception) -> None:
         """What cannot be served fails the work at once, with the reason, instead of by its time limit."""
@@ -272,7 +282,9 @@ class _Door:
         session, _ = await self._prove(request)
         facts = Facts.model_validate(body)
         try:
-            return _json({"host": await intake.take_facts(self._world, session, facts)})
+            host = await intake.take_facts(self._world, session, facts)
+            self._turns.end(session.id)
+            return _json({"host": host})
         except Conflict as error:
             raise web.HTTPConflict(text=str(error)) from None
 

@@ -283,6 +283,7 @@ def power(
 
 for _look in (looks.console, looks.history, looks.events, looks.parameters, looks.deployments, looks.facts):
     app.command()(_look)
+app.command("agent-log")(looks.agent_log)
 for _record in (erasures.tests, erasures.erasures, erasures.certificate):
     app.command()(_record)
 

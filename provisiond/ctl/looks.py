@@ -1,4 +1,4 @@
-"""provisionctl host, for looking closer: console, history, events, parameters, deployments."""
+"""provisionctl host, for looking closer: console, agent-log, history, events, parameters, deployments."""
 
 from __future__ import annotations
 
@@ -25,6 +25,19 @@ def console(
     for piece in session(context).client.text(place("hosts", name, "console"), follow=follow, tail=tail):
         out.write(piece)
         out.flush()
+
+
+def agent_log(
+    context: typer.Context,
+    name: Name,
+    work: Annotated[
+        str | None, typer.Option(help="Id of the deployment or task; default: the newest log.")
+    ] = None,
+) -> None:
+    """Print what the host's ramdisk logged while it wrote an image, inspected, erased or rescued."""
+    out = sys.stdout.buffer
+    for piece in session(context).client.text(place("hosts", name, "agent-log"), work=work):
+        out.write(piece)
 
 
 def history(

@@ -14,6 +14,7 @@ from openapi_spec_validator import validate
 
 from provisiond.inventory import history
 from provisiond.inventory.store import EVENTS
+from provisiond.lifecycle import agent_logs
 from tests.integration.doors import Doors, open_doors
 
 
@@ -321,6 +322,22 @@ async def test_no_secret_comes_back(doors: Doors) -> None:
     for path in ("/hosts/h0001", "/hosts", "/history", "/hosts/h0001/parameters"):
         texts.append(json.dumps(await doors.call("GET", path)))
     assert not any("hunter22" in text for text in texts)
+
+
+async def test_what_a_ramdisk_logged(doors: Doors) -> None:
+    """The newest log, or that of one piece of work; for operators, as plain text."""
+    made = (await doors.call("POST", "/hosts", host(1)))[1]
+    assert (await doors.call("GET", "/hosts/h0001/agent-log"))[0] == 404
+    folder = doors.deps.settings.state.agent_log_dir
+    agent_logs.keep(folder, made["id"], "11111111-2222", "first\n")
+    agent_logs.keep(folder, made["id"], "33333333-4444", "second\n")
+    headers = {"Authorization": f"Bearer {doors.token}"}
+    for query, text in (("", "second\n"), ("?work=11111111-2222", "first\n")):
+        async with doors.session.get(
+            f"{doors.url}/api/v1/hosts/h0001/agent-log{query}", headers=headers
+        ) as answer:
+            assert (answer.status, answer.content_type, await answer.text()) == (200, "text/plain", text)
+    assert (await doors.call("GET", "/hosts/h0001/agent-log?work=../x"))[0] == 422
 
 
 async def test_the_console_is_followed(doors: Doors) -> None:

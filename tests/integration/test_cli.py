@@ -18,7 +18,7 @@ from provisiond.config import load_settings
 from provisiond.daemon import Daemon, compose
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Image, OperatingSystem
-from provisiond.lifecycle import signals
+from provisiond.lifecycle import agent_logs, signals
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample host"
 
@@ -362,6 +362,9 @@ async def test_console_and_rendered_files(lab: Lab) -> None:
     host_id = json.loads((await lab.ctl("-o", "json", "host", "show", "web01")).out)["id"]
     (lab.directory / "console" / f"{host_id}.log").write_bytes(b"Booting...\r\nlogin: ")
     assert "login: " in (await lab.ctl("host", "console", "web01")).out
+    assert (await lab.ctl("host", "agent-log", "web01")).code != 0
+    agent_logs.keep(lab.directory / "agent-logs", host_id, "11111111-2222", "wrote it\n")
+    assert (await lab.ctl("host", "agent-log", "web01")).out == "wrote it\n"
     rendered = await lab.ctl("template", "render", "web01", "user-data")
     assert rendered.code == 0 and rendered.out.startswith("#cloud-config"), rendered.err
     assert "$6$abc$def" not in rendered.out
