@@ -1,4 +1,4 @@
-"""provisionctl discovery and profile: machines that wait, the rules that take them in, and what machines are expected to be."""
+"""provisionctl discovery, provisionctl profile: machines that wait, the rules that take them in, and what machines are expected to be."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def told(changes: Sequence[Change]) -> str:
 
 async def keep_first(session: AsyncSession, host_id: str, facts: dict[str, Any]) -> None:
     """Write the facts (Facts.model_dump) of a host that has none yet."""
-    await (await session.connection()).execute(_ADD, _row(host_id, utcnow(), facts, digest_of(facts)))
+    await (await session.connection()).execute(_ADD, row_of(host_id, utcnow(), facts))
 
 
 async def keep(
@@ -76,13 +76,13 @@ async def keep(
     if newest is None:
         await keep_first(session, host_id, facts)
         return [], None
-    facts = _not_forgotten(facts, newest.facts)
+    facts = not_forgotten(facts, newest.facts)
     digest = digest_of(facts)
     if digest == newest.digest:
         values: dict[str, Any] = {"b_id": newest.id, "seen_at": now}
         await connection.execute(_SEEN, values if facts == newest.facts else {**values, "facts": facts})
         return [], newest.facts
-    await connection.execute(_ADD, _row(host_id, now, facts, digest))
+    await connection.execute(_ADD, row_of(host_id, now, facts))
     old = list((await connection.execute(_OLD, {"b_host": host_id})).scalars())
     if old:
         await connection.execute(delete(_hardware).where(_hardware.c.id.in_(old)))
@@ -121,8 +121,9 @@ _DISK = ("model", "serial", "size", "rotational", "wwn", "by_path", "transport",
 _NIC = ("mac", "driver", "pci", "lldp")
 
 
-def _row(host_id: str, now: datetime, facts: dict[str, Any], digest: str) -> dict[str, Any]:
-    return {"host_id": host_id, "at": now, "seen_at": now, "digest": digest, "facts": facts}
+def row_of(host_id: str, now: datetime, facts: dict[str, Any]) -> dict[str, Any]:
+    """A new snapshot as a row."""
+    return {"host_id": host_id, "at": now, "seen_at": now, "digest": digest_of(facts), "facts": facts}
 
 
 def _at(value: Any, *names: str) -> Any:
@@ -155,7 +156,7 @@ def _keyed(things: Sequence[Any], key: Any, fields: Sequence[str] | None) -> dic
     """Things by their keys; those that share one are told apart by a number. Sorted."""
     found: dict[str, Any] = {}
     shown = [(str(key(t) or "?"), {f: t.get(f) for f in fields} if fields else dict(t)) for t in things]
-    for name, thing in sorted(shown, key=lambda pair: (pair[0], _text(pair[1]))):
+    for name, thing in sorted(shown, key=lambda pair: (pair[0], repr(sorted(pair[1].items())))):
         number, own = 2, name
         while own in found:
             own, number = f"{name}#{number}", number + 1
@@ -163,7 +164,7 @@ def _keyed(things: Sequence[Any], key: Any, fields: Sequence[str] | None) -> dic
     return found
 
 
-def _not_forgotten(facts: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+def not_forgotten(facts: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """With the switch ports that were known: a switch says its name every 30 s, which is longer than a ramdisk may listen."""
     known = {n.get("mac"): n.get("lldp") for n in before.get("nics") or ()}
     nics = [

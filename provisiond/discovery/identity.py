@@ -22,16 +22,30 @@ from provisiond.inventory.tables import Host, Interface, table, utcnow
 TWIN_SECONDS = 40.0  # another ramdisk of that host spoke this lately: then there are two machines
 _host, _interface, _session = table(Host), table(Interface), table(AgentSession)
 _SAID = (_host.c.id, _host.c.name, _host.c.serial, _host.c.machine_uuid, _host.c.state)
-_OWNERS = union_all(
-    select(literal("mac").label("what"), _interface.c.mac.label("value"), _interface.c.primary, *_SAID)
-    .select_from(_interface.join(_host, _host.c.id == _interface.c.host_id))
-    .where(_interface.c.mac.in_(bindparam("b_macs", expanding=True))),
-    select(literal("serial"), _host.c.serial, literal(False), *_SAID).where(_host.c.serial == bindparam("b_serial")),
-    select(literal("uuid"), _host.c.machine_uuid, literal(False), *_SAID).where(
-        _host.c.machine_uuid == bindparam("b_uuid")
-    ),
-    select(literal("session"), literal(""), literal(False), *_SAID).where(_host.c.id == bindparam("b_host")),
-)  # fmt: skip
+
+
+def _owners(serial: Any, uuid: Any, host: Any) -> Any:
+    """The statement that finds whom MACs (b_macs), serial numbers, UUIDs and ids belong to, by conditions on these."""
+    return union_all(
+        select(literal("mac").label("what"), _interface.c.mac.label("value"), _interface.c.primary, *_SAID)
+        .select_from(_interface.join(_host, _host.c.id == _interface.c.host_id))
+        .where(_interface.c.mac.in_(bindparam("b_macs", expanding=True))),
+        select(literal("serial"), _host.c.serial, literal(False), *_SAID).where(serial),
+        select(literal("uuid"), _host.c.machine_uuid, literal(False), *_SAID).where(uuid),
+        select(literal("session"), literal(""), literal(False), *_SAID).where(host),
+    )
+
+
+_OWNERS = _owners(
+    _host.c.serial == bindparam("b_serial"),
+    _host.c.machine_uuid == bindparam("b_uuid"),
+    _host.c.id == bindparam("b_host"),
+)
+_OWNERS_OF_MANY = _owners(
+    _host.c.serial.in_(bindparam("b_serials", expanding=True)),
+    _host.c.machine_uuid.in_(bindparam("b_uuids", expanding=True)),
+    _host.c.id.in_(bindparam("b_hosts", expanding=True)),
+)
 _TWINS = select(_session.c.macs).where(
     _session.c.host_id == bindparam("b_host"),
     _session.c.id != bindparam("b_session"),
@@ -99,6 +113,31 @@ async def find(session: AsyncSession, machine: Machine, session_id: str, host_id
         if found.how == "serial":
             found.serial_of = found.host
         found.host, found.how = None, ""
+    return found
+
+
+async def find_all(session: AsyncSession, asked: Sequence[tuple[Machine, str | None]]) -> list[Found]:
+    """``find`` for many machines (with the ids of their hosts, where they are known) at once. Found by its serial number or UUID
+    alone a machine may still be a twin, which only ``find`` looks for."""
+    rows = (
+        await (await session.connection()).execute(
+            _OWNERS_OF_MANY,
+            {
+                "b_macs": sorted({mac for machine, _ in asked for mac in machine.macs}),
+                "b_serials": sorted({machine.serial for machine, _ in asked if machine.serial}),
+                "b_uuids": sorted({machine.uuid for machine, _ in asked if machine.uuid}),
+                "b_hosts": sorted({host_id for _, host_id in asked if host_id}),
+            },
+        )
+    ).all()
+    by_value: dict[tuple[str, str], list[Any]] = {}
+    for row in rows:
+        by_value.setdefault((row.what, row.id if row.what == "session" else row.value), []).append(row)
+    found = []
+    for machine, host_id in asked:
+        keys = [("mac", mac) for mac in machine.macs]
+        keys += [("serial", machine.serial or ""), ("uuid", machine.uuid or ""), ("session", host_id or "")]
+        found.append(choose(machine, [row for key in keys for row in by_value.get(key, ())]))
     return found
 
 

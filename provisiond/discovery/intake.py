@@ -1,70 +1,25 @@
-"""Facts come in: the machine is found among the hosts or becomes one, its hardware is kept, and rules are asked about it.
+"""Facts come in. A hundred machines that appear at once appear once each: what is unique (a name, a MAC, a serial number) is so
+in the database, and whoever loses that race looks again and finds itself known.
 
-All of it is one transaction. A hundred machines that appear at once appear once each: what is unique (a name, a MAC, a serial
-number) is so in the database, and whoever loses that race looks again and finds itself known.
+Reports that arrive together are taken in together, in one transaction (bulk.py): a rack that is powered on is a hundred of them in one
+second. A gathered transaction that fails has changed nothing; then each of its reports is taken in by itself.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any, Protocol
+import asyncio
+from dataclasses import dataclass, field
 
-import structlog
-from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from provisiond.config import Settings
-from provisiond.discovery import apply, changes, identity, profiles
-from provisiond.discovery.context import real_cards, subnet_of, values_of
-from provisiond.discovery.names import waiting_name
-from provisiond.discovery.rules import first_that_holds, known_rules, known_subnets
+from provisiond.discovery import bulk
+from provisiond.discovery.report import Report, Session, World
 from provisiond.errors import Conflict
-from provisiond.inventory import history
-from provisiond.inventory.addresses import free_addresses
-from provisiond.inventory.facts import Facts, Nic
-from provisiond.inventory.hardware_tables import AgentSession, HardwareProfile
-from provisiond.inventory.host_checks import nearest
-from provisiond.inventory.known import Known
-from provisiond.inventory.resolve import group_paths
-from provisiond.inventory.secrets import SecretBox
-from provisiond.inventory.store import EVENTS, HOSTS, Store
-from provisiond.inventory.tables import Host, Interface, new_row, table, utcnow
-from provisiond.lifecycle import rows
+from provisiond.inventory.facts import Facts
+from provisiond.inventory.store import EVENTS, HOSTS
 
-log = structlog.get_logger(__name__)
+AT_ONCE = 50  # reports in one transaction
 _TRIES = 6
-_CARD = re.compile(r"[A-Za-z0-9_.-]{1,32}")
-_ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
-_host, _interface, _session, _profile = (table(t) for t in (Host, Interface, AgentSession, HardwareProfile))
-_WAITING = select(func.count()).select_from(_host).where(_host.c.state == "discovered")
-_ADD_HOST, _ADD_CARD = insert(_host), insert(_interface)
-_SET_SESSION = update(_session).where(_session.c.id == bindparam("b_id"))
-_CARDS = select(_interface).where(_interface.c.host_id == bindparam("b_host"))
-_EXPECTED = select(_profile.c.name, _profile.c.expected).where(_profile.c.id == bindparam("b_id"))
-
-
-class World(Protocol):
-    """What this needs of lifecycle.world.World."""
-
-    settings: Settings
-    store: Store
-    box: SecretBox
-
-
-class Session(Protocol):
-    """What this needs of a row of agent_session."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def mac(self) -> str: ...
-    @property
-    def address(self) -> str: ...
-    @property
-    def host_id(self) -> str | None: ...
 
 
 async def take_facts(world: World, session: Session, facts: Facts) -> str:
@@ -73,304 +28,82 @@ async def take_facts(world: World, session: Session, facts: Facts) -> str:
     Raises Conflict, which the machine is told, where it cannot be a host: all its network cards are other hosts', or too many
     machines wait already.
     """
-    machine = identity.Machine.of(facts, session.mac)
-    shown = facts.model_dump()
-    intake = _Intake(world, session, facts, shown, machine)
+    return await _alone(Report(world, session, facts))
+
+
+@dataclass(eq=False)
+class _Waiting:
+    report: Report
+    name: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def tell(self, name: str = "", error: BaseException | None = None) -> None:
+        if self.name.done():
+            return
+        if error is not None:
+            self.name.set_exception(error)
+        else:
+            self.name.set_result(name)
+
+
+class Intake:
+    """The queue of reports of one daemon."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._waiting: list[_Waiting] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def take(self, session: Session, facts: Facts) -> str:
+        """As ``take_facts``."""
+        waiting = _Waiting(Report(self._world, session, facts))
+        self._waiting.append(waiting)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="discovery-intake")
+        return await waiting.name
+
+    async def _run(self) -> None:
+        batch: list[_Waiting] = []
+        try:
+            while self._waiting:
+                await asyncio.sleep(0)  # those that came in at the same moment
+                batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
+                if len(batch) == 1 or not await self._together(batch):
+                    for one in batch:
+                        await self._by_itself(one)
+        finally:
+            self._task = None
+            for one in (*batch, *self._waiting):  # none are left, but where we were cancelled
+                one.name.cancel()
+            self._waiting.clear()
+
+    async def _together(self, batch: list[_Waiting]) -> bool:
+        """Whether it worked."""
+        reports = [one.report for one in batch]
+        try:
+            answers = await self._world.store.transact(lambda db: bulk.work(db, reports), HOSTS, EVENTS)
+        except Exception:
+            return False
+        for one, (name, refused) in zip(batch, answers, strict=True):
+            one.tell(name, Conflict(refused) if refused else None)
+        return True
+
+    async def _by_itself(self, one: _Waiting) -> None:
+        try:
+            one.tell(await _alone(one.report))
+        except Exception as error:
+            one.tell(error=error)
+
+
+async def _alone(report: Report) -> str:
+    store = report.world.store
     for attempt in range(_TRIES):
         try:
-            name, refused = await world.store.transact(intake.work, HOSTS, EVENTS)
+            name, refused = await store.transact(report.work, HOSTS, EVENTS)
             break
         except IntegrityError:  # another machine, or another of this one's reports, was quicker: look again
             if attempt == _TRIES - 1:
                 raise
+            store.known.rules = None  # or a rule gives a group that another daemon has just deleted
     if refused:
         raise Conflict(refused)
     return name
-
-
-class _Intake:
-    """One report."""
-
-    def __init__(
-        self, world: World, session: Session, facts: Facts, shown: dict[str, Any], machine: identity.Machine
-    ) -> None:
-        self.world, self.session, self.facts, self.shown, self.machine = world, session, facts, shown, machine
-        self.cards = real_cards(facts, session.mac) or ([Nic(mac=session.mac)] if session.mac else [])
-
-    async def work(self, db: AsyncSession) -> tuple[str, str]:
-        """(the host's name, why it was refused)."""
-        known = self.world.store.known
-        found = await identity.find(db, self.machine, self.session.id, self.session.host_id)
-        subnet = subnet_of(self.session.address, await known_subnets(db, known))
-        rules = await known_rules(db, known)
-        if found.host is None:
-            free = [nic for nic in self.cards if nic.mac not in found.cards]
-            if refused := await self._refused(db, found, free):
-                return "", refused
-            name = await self._discovered(db, found, free, rules, subnet, known)
-        else:
-            name = await self._known(db, found, rules, subnet, known)
-        return name, ""
-
-    # --- unknown machines ------------------------------------------------------------------------------------
-
-    async def _refused(self, db: AsyncSession, found: identity.Found, free: Sequence[Nic]) -> str:
-        """Why this machine becomes no host; '' if it may."""
-        if not free:
-            await self._tell_conflicts(db, None, found)
-            names = ", ".join(sorted(row.name for row in found.others))
-            if not names:
-                return "this machine told of no network card that could identify it: look at its console"
-            return (
-                f"every network card of this machine belongs to another host ({names}), whose serial number is not this machine's; "
-                f"if its mainboard was replaced, give the host the new one: provisionctl host update {names.partition(',')[0]} "
-                f"--serial {self.machine.serial}"
-            )
-        limit = self.world.settings.discovery.max_waiting
-        if (await (await db.connection()).execute(_WAITING)).scalar_one() >= limit:
-            log.warning("discovery.too_many_waiting", mac=free[0].mac, limit=limit)
-            return (
-                f"{limit} machines wait for approval already (discovery.max_waiting): approve or delete some"
-            )
-        return ""
-
-    async def _discovered(
-        self, db: AsyncSession, found: identity.Found, free: Sequence[Nic], rules: Sequence[Any], subnet: Any, known: Known
-    ) -> str:  # fmt: skip
-        connection = await db.connection()
-        row = new_row(
-            Host, name=waiting_name(str(free[0].mac)), state="discovered", comment="found on the boot network",
-            machine_uuid=self.machine.uuid, **self._basics(),
-        )  # fmt: skip
-        if found.serial_of is None:
-            row["serial"] = self.machine.serial
-        values = self._values(subnet)
-        ruled = None
-        if (rule := first_that_holds(rules, values)) is not None:
-            ruled = await apply.settings_of(db, rule, values, host_id=row["id"], parameters={})
-            row.update(ruled.columns)
-        await connection.execute(_ADD_HOST, row)
-        await connection.execute(
-            _ADD_CARD,
-            [
-                new_row(Interface, host_id=row["id"], mac=nic.mac, name=name, primary=place == 0)
-                for place, (nic, name) in enumerate(zip(free, _names(free, ()), strict=True))
-            ],
-        )
-        await self._belongs_to(db, row["id"])
-        host = SimpleNamespace(**row)
-        await changes.keep_first(db, host.id, self.shown)
-        message = f"{_summary(self.shown)} waits: 'provisionctl host approve {host.name}' takes it in"
-        told = {"macs": [nic.mac for nic in free], "serial": self.machine.serial, "uuid": self.machine.uuid}
-        await history.add(db, kind="host.discovered", host=host, actor="machine", message=message, data=told)
-        await self._tell_conflicts(db, host, found)
-        await self._tell_differences(db, host, None)
-        if ruled is not None:
-            await apply.follow(
-                db, self.world, host.id, ruled, self.facts, seen_subnet=subnet.id if subnet else None
-            )
-        return str(host.name)
-
-    def _basics(self) -> dict[str, Any]:
-        """What a host's boot files depend on."""
-        basics: dict[str, Any] = {}
-        if (architecture := _ARCHITECTURES.get(self.facts.architecture or "")) is not None:
-            basics["architecture"] = architecture
-        if self.facts.firmware.mode in ("bios", "uefi"):
-            basics["firmware"] = self.facts.firmware.mode
-        return basics
-
-    def _values(self, subnet: Any) -> dict[str, Any]:
-        name = subnet.name if subnet else None
-        return values_of(self.facts, mac=self.session.mac, address=self.session.address, subnet=name)
-
-    # --- known machines --------------------------------------------------------------------------------------
-
-    async def _known(
-        self, db: AsyncSession, found: identity.Found, rules: Sequence[Any], subnet: Any, known: Known
-    ) -> str:
-        host = await rows.lock_host(db, found.host.id)
-        if host is None:  # deleted at this moment
-            raise Conflict("this machine's host was deleted just now; it is asked again at its next boot")
-        await self._belongs_to(db, host.id)
-        said, columns = await self._link(db, host, found)
-        changed, before = await changes.keep(db, host.id, self.shown)
-        first = before is None
-        ruled = None
-        if host.state == "discovered":
-            values = self._values(subnet)
-            rule = first_that_holds(rules, values)
-            if rule is not None and not await apply.ruled_already(db, host.id, rule):
-                ruled = await apply.settings_of(db, rule, values, host_id=host.id, parameters=host.parameters)
-                columns.update(ruled.columns)
-        if columns or changed or first:
-            await rows.set_host(db, host.id, updated_at=utcnow(), **columns)
-            host = await rows.lock_host(db, host.id)
-        if said:
-            await history.add(
-                db, kind="host.linked", host=host, actor="machine", message=f"found by its {_HOW[found.how]}: {'; '.join(said)}"
-            )  # fmt: skip
-        if first:
-            message = _summary(self.shown)
-            await history.add(db, kind="hardware.found", host=host, actor="machine", message=message)
-        if changed:
-            data = {"changes": [change.data for change in changed[:100]]}
-            message = changes.told(changed)
-            await history.add(
-                db, kind="hardware.changed", host=host, actor="machine", message=message, data=data
-            )
-        await self._tell_conflicts(db, host, found)
-        if first or changed:
-            await self._tell_differences(db, host, before)
-        if ruled is not None:
-            await apply.follow(
-                db, self.world, host.id, ruled, self.facts, seen_subnet=subnet.id if subnet else None
-            )
-        return str(host.name)
-
-    async def _link(
-        self, db: AsyncSession, host: Any, found: identity.Found
-    ) -> tuple[list[str], dict[str, Any]]:
-        """Add the cards and identities that the host lacks; returns what was done, and columns of the host to set."""
-        connection = await db.connection()
-        said: list[str] = []
-        columns: dict[str, Any] = {}
-        macs = set(found.own_macs)
-        there: Sequence[Any] = ()
-        if not macs.issuperset(self.machine.macs):
-            there = (await connection.execute(_CARDS, {"b_host": host.id})).all()
-            macs = {row.mac for row in there}
-        for mac in [mac for mac, owner in found.cards.items() if await _given_up(db, owner, mac)]:
-            owner = found.cards.pop(mac)
-            await self._move_card(db, host, owner, mac)
-            macs.add(mac)
-            said.append(f"network card {mac} came over from host {owner.name}, which has reported without it")
-        fresh = [nic for nic in self.cards if nic.mac not in macs and nic.mac not in found.cards]
-        if fresh:
-            names = _names(fresh, {row.name for row in there})
-            none = not there
-            await connection.execute(
-                _ADD_CARD,
-                [
-                    new_row(Interface, host_id=host.id, mac=nic.mac, name=name, primary=none and place == 0)
-                    for place, (nic, name) in enumerate(zip(fresh, names, strict=True))
-                ],
-            )
-            said += [f"network card {nic.mac} added" for nic in fresh]
-        if self.machine.serial and host.serial is None and found.serial_of is None:
-            columns["serial"] = self.machine.serial
-            said.append(f"serial number {self.machine.serial} noted")
-        if self.machine.uuid and host.machine_uuid != self.machine.uuid:
-            columns["machine_uuid"] = self.machine.uuid
-            if host.machine_uuid is not None:
-                said.append(f"machine UUID is {self.machine.uuid}, was {host.machine_uuid}")
-        if host.state == "discovered":
-            columns |= {k: v for k, v in self._basics().items() if getattr(host, k) != v}
-        return said, columns
-
-    async def _move_card(self, db: AsyncSession, host: Any, owner: Any, mac: str) -> None:
-        connection = await db.connection()
-        row = (await connection.execute(select(_interface).where(_interface.c.mac == mac))).one()
-        if row.ip is not None:
-            await free_addresses(db, owner.id, [row.ip])
-        await connection.execute(
-            update(_interface)
-            .where(_interface.c.id == row.id)
-            .values(host_id=host.id, ip=None, subnet_id=None, primary=False, name="", updated_at=utcnow())
-        )
-        await history.add(
-            db, kind="discovery.card_moved", host=owner, actor="machine",
-            message=f"network card {mac} is in host {host.name} now, and was not in this one when it reported last",
-        )  # fmt: skip
-
-    # --- what both do ------------------------------------------------------------------------------------------
-
-    async def _belongs_to(self, db: AsyncSession, host_id: str) -> None:
-        now = utcnow()
-        values = {"b_id": self.session.id, "host_id": host_id, "facts_at": now, "seen_at": now}
-        await (await db.connection()).execute(_SET_SESSION, values)
-
-    async def _tell_conflicts(self, db: AsyncSession, host: Any, found: identity.Found) -> None:
-        """One event for each host that something of this machine belongs to, with both names; once a boot."""
-        this = f"host {host.name}" if host is not None else "an unknown machine"
-        whose = (
-            f"{this} (serial number {self.machine.serial or 'unknown'}, {', '.join(self.machine.macs[:4])})"
-        )
-        for other in found.others:
-            macs = sorted(mac for mac, row in found.cards.items() if row.id == other.id)
-            what = [f"network card {mac}" for mac in macs]
-            if found.serial_of is not None and found.serial_of.id == other.id:
-                what.append(f"serial number {self.machine.serial}")
-            advice = (
-                f"if the card was moved, boot {other.name} into the ramdisk once (provisionctl host inspect {other.name}) and it is "
-                "taken over at the next report of this one"
-                if macs
-                else f"if both are one machine, delete or retire one of them (provisionctl host delete {host.name if host else other.name})"
-            )
-            message = f"{', '.join(what)} of host {other.name} was reported by {whose}; nothing was taken from {other.name}; {advice}"
-            data = {
-                "host": host.name if host else None,
-                "other": other.name,
-                "macs": macs,
-                "serial": self.machine.serial,
-            }
-            for told in (host, other) if host is not None else (other,):
-                key = f"conflict:{self.session.id}:{told.id}:{other.id}"
-                await history.add(
-                    db, kind="discovery.conflict", host=told, actor="machine", message=message, data=data, key=key
-                )  # fmt: skip
-
-    async def _tell_differences(self, db: AsyncSession, host: Any, before: dict[str, Any] | None) -> None:
-        profile_id = host.profile_id
-        if profile_id is None and host.group_id is not None:
-            path = (await group_paths(db, [host.group_id])).get(host.group_id, ())
-            profile_id = nearest(path, "profile_id")
-        if profile_id is None:
-            return
-        profile = (await (await db.connection()).execute(_EXPECTED, {"b_id": profile_id})).first()
-        if profile is None:
-            return
-        wrong = profiles.differences(profile.expected, self.shown)
-        if wrong and (before is None or wrong != profiles.differences(profile.expected, before)):
-            message = f"differs from {profile.name}: {'; '.join(wrong)}"
-            data = {"profile": profile.name, "differs": wrong}
-            await history.add(
-                db, kind="hardware.differs", host=host, actor="machine", message=message, data=data
-            )
-
-
-_HOW = {"ticket": "boot", "mac": "network card", "serial": "serial number", "uuid": "machine UUID"}
-
-
-async def _given_up(db: AsyncSession, owner: Any, mac: str) -> bool:
-    """Whether the host that has a card in the inventory has since said that it has it no more. The card it boots from stays its own."""
-    if owner.primary:
-        return False
-    newest = (await (await db.connection()).execute(changes.NEWEST, {"b_host": owner.id})).first()
-    return newest is not None and all(nic.get("mac") != mac for nic in newest.facts.get("nics") or ())
-
-
-def _names(cards: Sequence[Nic], taken: Any) -> list[str]:
-    """The names the kernel gave the cards, each once; '' where one cannot be kept."""
-    used = set(taken) - {""}
-    names = []
-    for nic in cards:
-        name = nic.name if nic.name and _CARD.fullmatch(nic.name) and nic.name not in used else ""
-        used.add(name)
-        names.append(name)
-    return names
-
-
-def _summary(facts: dict[str, Any]) -> str:
-    """A machine in one line, such as "Dell Inc. PowerEdge R640 ABC1234, 2 CPUs with 32 cores, 64 GiB, 2 disks"."""
-    short = profiles.summary(facts)
-    parts = [" ".join(filter(None, (short["vendor"], short["model"], short["serial"]))) or "a machine"]
-    if short["cores"]:
-        sockets = short["sockets"] or 1
-        parts.append(f"{sockets} CPU{'s' if sockets != 1 else ''} with {short['cores']} cores")
-    if short["memory_mib"]:
-        parts.append(f"{round(short['memory_mib'] / 1024, 1):g} GiB")
-    parts.append(f"{len(short['disks'])} disk{'s' if len(short['disks']) != 1 else ''}")
-    if short["switch_port"]:
-        parts.append(f"at {short['switch_port']}")
-    return ", ".join(parts)

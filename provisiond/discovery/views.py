@@ -16,7 +16,7 @@ from provisiond.discovery.context import subnet_of, values_of
 from provisiond.discovery.expressions import Expression, NamePattern
 from provisiond.discovery.names import free_name
 from provisiond.discovery.rules import first_that_holds, known_rules, known_subnets
-from provisiond.errors import NotFound
+from provisiond.errors import Conflict, NotFound
 from provisiond.inventory.facts import Facts
 from provisiond.inventory.hardware_tables import AgentSession, DiscoveryRule, Hardware, HardwareProfile
 from provisiond.inventory.host_checks import nearest
@@ -203,12 +203,14 @@ async def try_rule(
 
 
 async def hardware_of(store: Store, name: str) -> HardwareView:
-    """What a host is made of. Raises NotFound, also where its machine has never told."""
+    """What a host is made of. Raises NotFound, and Conflict where its machine has never told."""
     async with store.read() as session:
         host = await _host_row(session, name)
         newest = (await session.execute(changes.NEWEST, {"b_host": host.id})).first()
         if newest is None:
-            raise NotFound("hardware", host.name)
+            raise Conflict(
+                f"host {host.name} has never told what it is made of: 'provisionctl host inspect {host.name}' has it looked at"
+            )
         profile, differs = await _compared(session, host, newest.facts)
     return HardwareView(
         host=host.name,
@@ -224,7 +226,7 @@ async def summary_of(store: Store, name: str) -> HardwareSummary | None:
     """The same in a few words; None where its machine has never told."""
     try:
         shown = await hardware_of(store, name)
-    except NotFound:
+    except (NotFound, Conflict):
         return None
     return HardwareSummary(
         at=shown.at,

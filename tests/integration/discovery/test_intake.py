@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from provisiond.discovery.intake import take_facts
+from provisiond.discovery import changes
+from provisiond.discovery.intake import Intake, take_facts
+from provisiond.discovery.rules import RULES, Rule
 from provisiond.errors import Conflict
-from provisiond.inventory import hosts
+from provisiond.inventory import catalogue, hosts
 from provisiond.inventory.facts import Facts
-from provisiond.inventory.hardware_tables import AgentSession
+from provisiond.inventory.hardware_tables import AgentSession, Hardware
 from provisiond.inventory.shapes import HostCreate
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Interface, table, utcnow
@@ -63,10 +66,63 @@ async def test_a_hundred_machines_at_once_appear_once_each(lobby: Lobby) -> None
     every = [server(n) for n in range(1, 101)]
     sessions = [await lobby.boot(facts) for facts in every]
     both = [(s, f) for s, f in zip(sessions, every, strict=True) for _ in range(2)]
-    names = await asyncio.gather(*(take_facts(lobby, s, Facts.model_validate(f)) for s, f in both))
+    intake = Intake(lobby)
+    names = await asyncio.gather(*(intake.take(s, Facts.model_validate(f)) for s, f in both))
     assert len(set(names)) == 100 and set(names) == set(await lobby.hosts())
     assert len(await lobby.events("host.discovered")) == 100
     assert not await lobby.events("discovery.conflict")
+    again = await asyncio.gather(*(intake.take(s, Facts.model_validate(f)) for s, f in both[::2]))
+    assert again == names[::2]
+    async with lobby.store.read() as db:
+        assert await db.scalar(select(func.count()).select_from(table(Hardware))) == 100
+
+
+async def test_machines_at_once_without_a_queue(lobby: Lobby) -> None:
+    """As two daemons on one database have it: whoever loses a race finds itself known."""
+    every = [
+        (await lobby.boot(server(n)), Facts.model_validate(server(n))) for n in range(1, 16) for _ in range(2)
+    ]
+    names = await asyncio.gather(*(take_facts(lobby, *one) for one in every))
+    assert len(set(names)) == 15 == len(await lobby.events("host.discovered"))
+
+
+async def test_reports_together_are_as_reports_apart(lobby: Lobby) -> None:
+    """New, known, changed, ruled, at odds with another and refused, in one transaction: each is what it would be alone."""
+    rule = Rule(name="hpe", expression="vendor == 'HPE'", name_pattern="hpe-{{ n }}", approve=True)
+    await catalogue.create(lobby.store, RULES, rule, actor="user:eva")
+    await known(lobby, "web01", mac="e4:43:4b:00:03:01")
+    await lobby.report(server(1))
+    await lobby.report(server(2))
+    together = [
+        server(1), server(2, tpm=None), server(3), server(4), server(5, vendor="HPE"), server(6, vendor="HPE"),
+        server(7, serial="7XK0001"), server(1, serial="7XK0099", uuid=server(99)["uuid"]), server(8), server(8), whitebox(1), whitebox(2),
+    ]  # fmt: skip
+    intake = Intake(lobby)
+    sessions = [await lobby.boot(facts) for facts in together]
+    reports = (intake.take(s, Facts.model_validate(f)) for s, f in zip(sessions, together, strict=True))
+    names = await asyncio.gather(*reports, return_exceptions=True)
+    assert isinstance(names.pop(7), Conflict)
+    assert names == [
+        "new-e4434b000101", "new-e4434b000201", "web01", "new-e4434b000401", "hpe-1", "hpe-2", "new-e4434b000701",
+        "new-e4434b000801", "new-e4434b000801", "new-d05099000001", "new-d05099000002",
+    ]  # fmt: skip
+    (changed,) = await lobby.events("hardware.changed")
+    assert (changed.host_name, changed.message) == ("new-e4434b000201", "tpm is unknown, was 2.0")
+    assert {h.state for name, h in (await lobby.hosts()).items() if name.startswith("hpe")} == {"enrolled"}
+    assert len(await lobby.macs("web01")) == 2 and len(await lobby.hosts()) == 10
+    for session in sessions[:7]:
+        async with lobby.store.read() as db:
+            row = await db.get(AgentSession, session.id)
+            assert row is not None and row.host_id and row.facts_at
+
+
+async def test_a_queue_that_is_full_of_strangers(store: Store, tmp_path: Path) -> None:
+    """Reports that come together do not pass the limit either: some are taken in, the rest is refused."""
+    lobby = await open_lobby(store, tmp_path, discovery={"max_waiting": 3})
+    intake = Intake(lobby)
+    sessions = [(await lobby.boot(server(n)), Facts.model_validate(server(n))) for n in range(1, 6)]
+    names = await asyncio.gather(*(intake.take(*one) for one in sessions), return_exceptions=True)
+    assert [isinstance(name, Conflict) for name in names] == [False] * 3 + [True] * 2
 
 
 async def test_placeholders_identify_nothing(lobby: Lobby) -> None:
@@ -207,9 +263,20 @@ async def test_hardware_that_changes_is_told_and_kept(lobby: Lobby) -> None:
         "network card e4:43:4b:00:01:01 is at rack1-sw1 port Ethernet7, was at rack1-sw1 port Ethernet1",
     ]
     assert changed.data["changes"][0] == {"place": "memory.mib", "before": 65536, "after": 32768}
-    for n in range(60):
-        await lobby.report(server(firmware={**server()["firmware"], "version": f"3.{n}"}))
-    assert len(await lobby.snapshots(name)) == 50
+
+
+async def test_the_past_is_bounded(lobby: Lobby) -> None:
+    """Fifty snapshots of a host are kept."""
+    name = await lobby.report(server())
+    host = (await lobby.hosts())[name]
+
+    async def flap(db: AsyncSession) -> None:
+        for n in range(60):
+            await changes.keep(db, host.id, Facts.model_validate(server(tpm=str(n))).model_dump())
+
+    await lobby.store.transact(flap)
+    kept = await lobby.snapshots(name)
+    assert [s.facts["tpm"] for s in kept] == [str(n) for n in range(10, 60)]
 
 
 async def _silence(lobby: Lobby) -> None:

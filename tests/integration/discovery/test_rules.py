@@ -143,7 +143,9 @@ async def test_rules_are_asked_again(lobby: Lobby) -> None:
     await hosts.update_host(lobby.store, lobby.box, taken.name, HostUpdate(name="mine"), actor="user:eva")
     assert await again.apply_rules(lobby) == []
     assert await lobby.report(server(1)) == "mine"
-    await catalogue.change(lobby.store, RULES, "named", RULES.update(approve=True), actor="user:eva")
+    await catalogue.change(
+        lobby.store, RULES, "named", RULES.update.model_validate({"approve": True}), actor="user:eva"
+    )
     (taken,) = await again.apply_rules(lobby)
     assert (taken.host, taken.state) == ("mine", "enrolled")
     assert await again.apply_rules(lobby) == []
