@@ -125,7 +125,7 @@ class BootSettings(Section):
     )
     ramdisk_dir: Path = Field(
         Path("/var/lib/provisiond/ramdisk"),
-        description="Holds vmlinuz and initrd.img of provisiond's ramdisk.",
+        description="Where 'provisionctl ramdisk build' puts the ramdisk; or a directory with vmlinuz and initrd.img, filled by hand.",
     )
     image_encoding: Literal["auto", "zstd", "raw"] = Field(
         "auto",

@@ -107,7 +107,7 @@ async def import_medium(deps: ApiDeps, body: MediumImport, who: Principal) -> Im
         sha256=body.sha256,
         unverified=body.unverified,
     )
-    return _view(await deps.media.start_medium(wish, actor=who.actor))
+    return view_of(await deps.media.start_medium(wish, actor=who.actor))
 
 
 async def import_image(deps: ApiDeps, body: ImageImport, who: Principal) -> ImportView:
@@ -124,7 +124,7 @@ async def import_image(deps: ApiDeps, body: ImageImport, who: Principal) -> Impo
         user=body.user,
         actor=who.actor,
     )
-    return _view(job)
+    return view_of(job)
 
 
 async def build_image(deps: ApiDeps, body: ImageBuild, who: Principal) -> ImportView:
@@ -140,12 +140,12 @@ async def build_image(deps: ApiDeps, body: ImageBuild, who: Principal) -> Import
     job = await deps.media.start_build(
         request, operating_system=body.operating_system, user=body.user, actor=who.actor
     )
-    return _view(job)
+    return view_of(job)
 
 
 async def list_imports(deps: ApiDeps) -> Page[ImportView]:
     """Those that run and the last hundred that ran, oldest first; gone when the daemon restarts."""
-    return Page(items=[_view(job) for job in deps.media.all()])
+    return Page(items=[view_of(job) for job in deps.media.all()])
 
 
 async def show_import(deps: ApiDeps, id: str) -> ImportView:
@@ -153,7 +153,7 @@ async def show_import(deps: ApiDeps, id: str) -> ImportView:
     job = deps.media.get(id)
     if job is None:
         raise Refused(404, f"there is no import {id!r}: it ended long ago, or the daemon was restarted since")
-    return _view(job)
+    return view_of(job)
 
 
 def _allow_local(source: str, who: Principal) -> None:
@@ -181,5 +181,6 @@ def _refuse_unusable(body: ImageImport, proof: Proof) -> None:
         raise Invalid(wrong)
 
 
-def _view(job: Job) -> ImportView:
+def view_of(job: Job) -> ImportView:
+    """A job as the API shows it."""
     return ImportView(**{name: getattr(job, name) for name in ImportView.model_fields})

@@ -11,7 +11,7 @@ from provisiond.boot.machines import Machine, Machines, TokenRefused, normal_mac
 from provisiond.boot.scripts import INITRD, KERNEL, BootPair, Loader, NotServable, Scripts, boot_pair, ramdisk
 from provisiond.boot.target import Boot
 
-_BUILD = re.compile(r"boot/([A-Za-z0-9_-]{20,128}|ramdisk)/(kernel|initrd)")
+_BUILD = re.compile(r"boot/([A-Za-z0-9_-]{20,128}|ramdisk(?:-aarch64)?)/(kernel|initrd)")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 MAX_PATH = 512
 
@@ -80,8 +80,8 @@ class TftpFiles:
         settings = self._machines.world.settings
         try:
             pair: BootPair
-            if token == "ramdisk":  # noqa: S105 - a word of the path
-                pair = ramdisk(settings)
+            if token in {"ramdisk", "ramdisk-aarch64"}:
+                pair = ramdisk(settings, token.partition("-")[2] or "x86_64")
             else:
                 machine = await self._machines.by_token(token)
                 if machine.target.boot is Boot.LOCAL:

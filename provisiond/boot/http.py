@@ -4,7 +4,7 @@
     GET  /boot/grub.cfg?mac=                 /boot/pxelinux.cfg?mac=              the same for GRUB and PXELINUX
     GET  /boot/kexec?mac=                    a script that starts the same from a running Linux
     GET  /boot/loader/  /boot/loader/FILE    network boot programs
-    GET  /boot/ramdisk/{kernel,initrd}                                            for machines that are not built now
+    GET  /boot/ramdisk{,-aarch64}/{kernel,initrd}                                 for machines that are not built now
     GET  /boot/TOKEN/...                     ipxe grub pxelinux kexec kernel initrd plan image image.zst image.tar.zst blockmap map
                                              installer.iso unattended preseed kickstart
                                              finish first-boot
@@ -74,7 +74,7 @@ def boot_app(
     get("/boot/kexec", door.kexec)
     get("/boot/loader/", door.loader_list)
     get("/boot/loader/{file}", door.loader)
-    get("/boot/ramdisk/{file:kernel|initrd}", door.ramdisk_file)
+    get("/boot/ramdisk{architecture:(-aarch64)?}/{file:kernel|initrd}", door.ramdisk_file)
     build = f"/boot/{TOKEN}"
     for loader in (*LOADERS, KEXEC):
         get(f"{build}/{{loader:{loader}}}", door.build_script)
@@ -173,7 +173,8 @@ class _Door:
     # --- machines that are not built now -----------------------------------------------------------------------------
 
     async def ramdisk_file(self, request: web.Request) -> web.StreamResponse:
-        return _file(ramdisk(self._world.settings), request.match_info["file"])
+        architecture = request.match_info["architecture"].removeprefix("-") or "x86_64"
+        return _file(ramdisk(self._world.settings, architecture), request.match_info["file"])
 
     # --- one build ---------------------------------------------------------------------------------------
 

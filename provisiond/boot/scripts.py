@@ -18,6 +18,7 @@ from provisiond.config import Settings
 from provisiond.errors import ProvisiondError, RenderError
 from provisiond.inventory.tables import utcnow
 from provisiond.lifecycle import signals, tasks
+from provisiond.media.ramdisk import folder as ramdisk_folder
 from provisiond.templating.context import BootFiles, BuildUrls
 
 log = structlog.get_logger(__name__)
@@ -39,21 +40,29 @@ class BootPair:
     initrd: Path
 
 
-def ramdisk(settings: Settings) -> BootPair:
-    """provisiond's own. Raises NotServable."""
-    folder = settings.boot.ramdisk_dir
+def ramdisk(settings: Settings, architecture: str = "x86_64") -> BootPair:
+    """provisiond's own, for machines of an architecture. Raises NotServable."""
+    folder = ramdisk_folder(settings, architecture)
     pair = BootPair(folder / "vmlinuz", folder / "initrd.img")
     if not (pair.kernel.is_file() and pair.initrd.is_file()):
         raise NotServable(
-            f"there is no ramdisk in {folder}: make it with pxe/ramdisk/build, or set boot.ramdisk_dir"
+            f"there is no ramdisk for {architecture} in {settings.boot.ramdisk_dir}: make it with "
+            f"'provisionctl ramdisk build --arch {architecture}' or pxe/ramdisk/build, or set boot.ramdisk_dir"
         )
     return pair
+
+
+def architecture_of(machine: Machine) -> str:
+    """The machine's, as its image or medium says; else x86_64."""
+    host = machine.host
+    media = (host.image, host.medium) if host else ()
+    return next((medium.architecture for medium in media if medium is not None), "x86_64")
 
 
 def boot_pair(settings: Settings, machine: Machine) -> BootPair:
     """What the machine's target boots. Raises NotServable."""
     if machine.target.boot is not Boot.INSTALLER:
-        return ramdisk(settings)
+        return ramdisk(settings, architecture_of(machine))
     medium = machine.host.medium if machine.host else None
     if medium is None or not medium.ready:
         name = medium.name if medium else "(none)"
@@ -125,7 +134,12 @@ class Scripts:
         world, host, building = self._world, machine.host, machine.target.builds
         base = f"{world.boot_url}/boot"
         urls = self._machines.urls_of(machine) if building else BuildUrls.of(world.boot_url, "none")
-        place = urls.base if building else f"{base}/ramdisk"
+        architecture = architecture_of(machine)
+        place = (
+            urls.base
+            if building
+            else f"{base}/ramdisk{'' if architecture == 'x86_64' else f'-{architecture}'}"
+        )
         files = replace(self._files(machine, loader, by_http, place, world.boot_url), ticket=TICKET)
         if host is not None:
             return await world.renderings.serve(host, f"{loader}-ramdisk", urls, files, noted=building)

@@ -17,6 +17,7 @@ from provisiond.ctl import (
     lint,
     machines,
     network,
+    ramdisk,
     releases,
     rollouts,
     shadow,
@@ -46,6 +47,7 @@ app.add_typer(network.domain, name="domain")
 app.add_typer(software.system, name="os")
 app.add_typer(software.image, name="image")
 app.add_typer(software.media, name="media")
+app.add_typer(ramdisk.app, name="ramdisk")
 app.add_typer(machines.hypervisor, name="hypervisor")
 app.add_typer(machines.flavor, name="flavor")
 app.add_typer(admin.template, name="template")

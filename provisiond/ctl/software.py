@@ -90,7 +90,7 @@ def add_medium(
     """Fetch kernel and initrd of an installer, check them, and put them in place; or take them afresh."""
     body = given(name=name, operating_system=operating_system or name, source=source, mirror=mirror, architecture=architecture, sha256=sha256,
                  unverified=unverified or None)  # fmt: skip
-    _import(context, "/media", body, wait)
+    follow_import(context, "/media", body, wait)
 
 
 @image.command("add")
@@ -140,7 +140,7 @@ def add_image(
         user=user,
         architecture=architecture,
     )
-    _import(context, "/images", body, wait)
+    follow_import(context, "/images", body, wait)
 
 
 @image.command("build")
@@ -174,7 +174,7 @@ def build_image(
         user=user,
         architecture=architecture,
     )
-    _import(context, "/image-builds", body, wait)
+    follow_import(context, "/image-builds", body, wait)
 
 
 def _armored(key: Path) -> str:
@@ -197,7 +197,8 @@ def imports(context: typer.Context) -> None:
               empty="nothing was imported since the daemon's start")  # fmt: skip
 
 
-def _import(context: typer.Context, path: str, body: dict[str, Any], wait: bool) -> None:
+def follow_import(context: typer.Context, path: str, body: dict[str, Any], wait: bool) -> None:
+    """Start a job by POST, and stay until it is done when ``wait`` says so."""
     here = session(context)
     job = here.client.post(path, body)
     if not wait:

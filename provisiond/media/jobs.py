@@ -24,6 +24,7 @@ from provisiond.inventory.tables import Image, Medium, OperatingSystem, new_id, 
 from provisiond.media.fetch import MediaError
 from provisiond.media.images import ImageFacts, ImageRequest, add_image
 from provisiond.media.installers import InstallerFiles, InstallerRequest, add_medium, forget_old
+from provisiond.media.ramdisk import RamdiskRequest, build_ramdisk
 from provisiond.media.recipes import BuildRequest, built
 
 log = structlog.get_logger(__name__)
@@ -159,6 +160,20 @@ class MediaJobs:
             return replace(facts, verified_by=f"built here by recipe {request.recipe}")
 
         return await self._start_image(request.name, run, operating_system, request.architecture, user, actor)
+
+    async def start_ramdisk(self, request: RamdiskRequest, *, actor: str) -> Job:
+        """Begin to build the ramdisk of an architecture, and to put it in place. Raises Conflict (one is under way)."""
+        job = self._admit("ramdisk", request.architecture)
+
+        async def run() -> str:
+            told = await build_ramdisk(self._settings, request, job.report)
+            await self._store.transact(
+                lambda session: _note(session, "ramdisk.built", f"ramdisk {told}", actor), EVENTS
+            )
+            return told
+
+        self._begin(job, run, actor)
+        return job
 
     async def _start_image(
         self, name: str, make: Callable[[Job], Awaitable[ImageFacts]], operating_system: str | None,

@@ -87,6 +87,8 @@ class Build:
         started = time.monotonic()
         self._cache.mkdir(parents=True, exist_ok=True)
         with _locked(self._cache / "ramdisk.lock"):
+            for left in self._cache.glob("ramdisk-work-*"):  # of a build that was killed
+                shutil.rmtree(left, ignore_errors=True)
             apt = Apt(self._cache, self._debian)
             apt.refresh()
             names = [
@@ -118,7 +120,8 @@ class Build:
     def _key(self, packages: list[Package]) -> str:
         """A digest of everything the result depends on."""
         sources = [
-            path for path in sorted(HERE.rglob("*")) if path.is_file() and "__pycache__" not in path.parts
+            *sorted((HERE / "builder").glob("*.py")),
+            *(HERE / name for name in ("build", "contents.toml", "init", "udhcpc")),
         ]
         sources += sorted(self._options.agent.rglob("*.py"))
         said = {
@@ -175,8 +178,6 @@ class Build:
         """init, the agent, and Python with what the agent imports."""
         for name, path in (("init", "init"), ("bin/udhcpc.script", "udhcpc")):
             core.put(name, file((HERE / path).read_bytes(), "provisiond", executable=True))
-        if (HERE / "agent").exists() and self._options.agent == HERE / "ramdisk_agent":
-            core.put("bin/agent", file((HERE / "agent").read_bytes(), "provisiond", executable=True))
         interpreter = next(
             path for path in shelf.of(contents.words("python", "packages")[0]) if "/bin/python3" in path
         )

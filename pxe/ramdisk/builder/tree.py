@@ -251,7 +251,6 @@ def skeleton() -> dict[str, Entry]:
         "usr": link("."),
         "lib64": link("lib"),
         "var/run": link("../run"),
-        "real": link("bin"),
     }
     made["etc/passwd"] = file(b"root:x:0:0:root:/root:/bin/bash\n")
     made["etc/group"] = file(b"root:x:0:\ndisk:x:6:\ntty:x:5:\n")
