@@ -21,9 +21,10 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from provisiond.inventory import postgres
+from provisiond.inventory.hardware_tables import Task
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Deployment, Host
-from provisiond.lifecycle import intents
+from provisiond.lifecycle import intents, tasks
 from provisiond.lifecycle.intents import Verb
 from tests import logs
 from tests.integration.engine.rig import Rig
@@ -47,8 +48,9 @@ async def work(options: argparse.Namespace) -> None:
     engine = {"lease_seconds": 4.0, "sweep_seconds": 0.2, "backoff_seconds": 0.05, "backoff_max_seconds": 0.2}
     postgres.IDLE_SECONDS = 4  # as the leases: the sessions of a frozen process may wait for each other, and end one after the other
     rig = await Rig(
-        options.url, Path(options.directory), engine=engine, on_disk=True, boundary=boundary
-    ).open()
+        options.url, Path(options.directory), engine=engine, on_disk=True, boundary=boundary,
+        erase="auto" if options.erase else "none",
+    ).open()  # fmt: skip
     await rig.furnish()
     for number, (name, virtual) in enumerate(options.add):
         if not await known(rig, name):
@@ -58,21 +60,24 @@ async def work(options: argparse.Namespace) -> None:
     await rig.reconciler.start()
     if options.release:
         await ask_all(rig, "active", Verb.RELEASE)
+    if options.erase:
+        await intents.request(rig.store, options.erase, Verb.RELEASE, actor="test")
+    wanted = ("ready",) if options.release else ("ready", "active") if options.erase else ("active",)
     while True:
         # the server ends the sessions of a process that was frozen: that is how its locks are freed
         with contextlib.suppress(DBAPIError):
-            if await all_rest(rig, "ready" if options.release else "active"):
+            if await all_rest(rig, *wanted):
                 break
         await asyncio.sleep(0.05)
     sys.stdout.write(f"boundaries {boundaries}\n")
     await rig.close()
 
 
-async def all_rest(rig: Rig, state: str) -> bool:
-    """Whether every host is at rest in ``state``; machines that nobody heard try again. Ends the process when a host is stuck."""
+async def all_rest(rig: Rig, *states: str) -> bool:
+    """Whether every host is at rest in one of ``states``; machines that nobody heard try again. Ends the process when a host is stuck."""
     async with rig.store.read() as session:
         hosts = (await session.execute(select(Host))).scalars().all()
-    if all(h.state == state and h.due_at is None and h.lease_owner is None for h in hosts):
+    if all(h.state in states and h.due_at is None and h.lease_owner is None for h in hosts):
         return True
     stuck = [f"{h.name} {h.state}/{h.step}: {h.failure}" for h in hosts if h.failure and h.due_at is None]
     if stuck:
@@ -104,6 +109,21 @@ async def wake_machines(rig: Rig) -> None:
         waiting = (await session.execute(found)).scalars().all()
     for host_id in waiting:
         await rig.machine_answers(host_id)
+    async with rig.store.read() as session:
+        told = (
+            select(Task)
+            .join(Host, Host.task_id == Task.id)
+            .where(Host.step == "erase", Task.done_at.is_(None))
+        )
+        open_tasks = (await session.execute(told)).scalars().all()
+    for task in open_tasks:
+        await tasks.task_progress(rig.store, task.id, 50, "sda overwrite 50 %")
+        disk = {"name": "sda", "path": "/dev/sda", "serial": task.host_id, "size": 1 << 30}
+        now = task.created_at
+        await tasks.record_erasure(
+            rig.store, task.id, disk, method="overwrite", started=now, ended=now, verified=True
+        )
+        await tasks.task_done(rig.store, task.id, {"disks": 1})
 
 
 def host(text: str) -> tuple[str, bool]:
@@ -126,4 +146,5 @@ def run(words: Sequence[str], said: Path) -> None:
     parser.add_argument("--kill", type=int, default=0)
     parser.add_argument("--kill-after", type=float, default=0.0)
     parser.add_argument("--release", action="store_true")
+    parser.add_argument("--erase", default="", help="release this host, erasing its disks")
     asyncio.run(work(parser.parse_args(words)))

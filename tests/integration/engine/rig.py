@@ -53,7 +53,9 @@ class Rig:
     engine: dict[str, Any] = field(default_factory=dict)
     on_disk: bool = False
     boundary: Callable[[str, ResolvedHost, str], None] | None = None
-    erase: str = "none"  # the setting erase.default: machines that the fake switches have no ramdisk by themselves
+    erase: str = (
+        "none"  # the setting erase.default: machines that the fake switches have no ramdisk by themselves
+    )
     robot: bool = True
     """Whether machines answer by themselves: report built after their boot, and phone home."""
 

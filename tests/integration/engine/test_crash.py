@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from provisiond.inventory.hardware_tables import Erasure, Task
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Deployment, Event, Host
 from tests.integration.engine.process import run
@@ -170,6 +171,40 @@ async def check_physical(url: str, directory: Path, names: set[str]) -> None:
     cycles = power_cycles(directory)
     assert cycles.keys() == names
     assert all(1 <= cycles[name] <= begun[name] for name in names), (cycles, begun)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.timeout(600)
+async def test_killed_at_every_boundary_of_an_erasure(database_url: str, tmp_path: Path) -> None:
+    """A daemon is killed at the 1st, 2nd, ... boundary of a release that erases: each host ends with one task, one record, switched off."""
+    names = [f"p{number}" for number in range(1, 31)]
+    ended_well(engine(database_url, tmp_path, "--add", *names))
+    boundary = 0
+    while True:
+        boundary += 1
+        name = names[boundary - 1]
+        code, said = engine(database_url, tmp_path, "--erase", name, "--at", name, "--kill", str(boundary))
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, said
+    assert boundary > 15, "the release has fewer boundaries than it has steps"
+    hosts, events, _deployments = await everything(database_url)
+    released = {host.id for host in hosts if host.state == "ready"}
+    assert {host.name for host in hosts if host.id in released} == set(names[:boundary])
+    store = Store(database_url, lock=False)
+    await store.open()
+    async with store.read() as session:
+        tasks = (await session.execute(select(Task))).scalars().all()
+        records = (await session.execute(select(Erasure))).scalars().all()
+    await store.close()
+    assert Counter(task.host_id for task in tasks) == Counter(released)
+    assert all(task.ended_at and task.done_at for task in tasks)
+    assert Counter(record.host_id for record in records) == Counter(released), "a record too many or too few"
+    for host in hosts:
+        check_history(events, host.name)
+        assert host.task_id is None
+        assert host.id not in released or host.power == "off"
+    assert len(whole(tmp_path / "fakes" / "dhcp" / "reservations")) == len(names) - boundary
 
 
 @pytest.mark.timeout(600)
