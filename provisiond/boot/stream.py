@@ -104,10 +104,7 @@ async def _send(request: web.Request, file: int, parts: Iterator[tuple[int, int]
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the machine hung up")
-    while transport.get_write_buffer_size():  # the answer's head goes first
-        if transport.is_closing():
-            raise ConnectionResetError("the machine hung up")
-        await asyncio.sleep(0.001)
+    await _head_sent(transport)
     out = os.dup(transport.get_extra_info("socket").fileno())
     try:
         for begin, count in parts:
@@ -133,6 +130,18 @@ async def _send(request: web.Request, file: int, parts: Iterator[tuple[int, int]
                     await _writable(out)
     finally:
         os.close(out)
+
+
+async def _head_sent(transport: asyncio.Transport) -> None:
+    """Until what the connection's own buffer holds is on its way: the answer's head goes first."""
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            while transport.get_write_buffer_size() and not transport.is_closing():  # noqa: ASYNC110 - only its protocol is told
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        transport.abort()
+    if transport.is_closing():
+        raise ConnectionResetError("the machine hung up")
 
 
 async def _writable(out: int) -> None:

@@ -50,7 +50,7 @@ class BlockMap:
         )
 
     def lines(self) -> str:
-        """One line `offset_mib count_mib` for each run: what the ramdisk of the first releases reads."""
+        """One line `offset_mib count_mib` for each run, as maps were kept by the first releases: images are told apart by it."""
         return "".join(f"{first} {count}\n" for first, count in self.extents)
 
 
