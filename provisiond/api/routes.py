@@ -80,7 +80,6 @@ ROUTES: list[Route] = [
     Route("POST", "/images", media.import_image, "operator", "Import a disk image", status=202),
     Route("POST", "/image-builds", media.build_image, "admin", "Build a disk image", status=202),
     *ramdisk.ROUTES,
-    *ramdisk.ROUTES,
     Route("GET", "/imports", media.list_imports, "viewer", "Imports of media and images"),
     Route("GET", "/imports/{id}", media.show_import, "viewer", "How far an import is"),
     Route("GET", "/templates", templates.list_templates, "viewer", "The templates of the current release"),
