@@ -11,6 +11,7 @@ BENCHES = {
     "api": "creates, reads and lists over HTTP",
     "power_poll": "50 controllers at once, five of them dead",
     "tftp": "TFTP beside tftpd-hpa and dnsmasq",
+    "stream": "one image to fifty machines beside aiohttp's and nginx's ways to send it",
     "rollback": "a rollback at 10,000 hosts, on both databases",
     "render": "kickstarts beside plain Jinja2",
     "shadow": "a shadow run of a release over 10,000 hosts",
