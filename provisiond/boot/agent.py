@@ -101,6 +101,7 @@ class _Door:
 
     def __init__(self, world: BootWorld, machines: Machines) -> None:
         self._world, self._machines = world, machines
+        self._intake = intake.Intake(world)
         self._speed = asyncio.Semaphore(SPEED_TESTS)
         self._turns = Turns(REPORTS_PER_SECOND, REPORTS_AT_ONCE)
 
@@ -282,7 +283,7 @@ class _Door:
         session, _ = await self._prove(request)
         facts = Facts.model_validate(body)
         try:
-            host = await intake.take_facts(self._world, session, facts)
+            host = await self._intake.take(session, facts)
             self._turns.end(session.id)
             return _json({"host": host})
         except Conflict as error:
