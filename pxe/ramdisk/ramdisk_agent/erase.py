@@ -20,6 +20,7 @@ from typing import Any
 from ramdisk_agent import firmware_erase
 from ramdisk_agent.device import MIB, STEP, Device, buffer
 from ramdisk_agent.disks import Disk, kept, list_disks
+from ramdisk_agent.drivers import settle
 from ramdisk_agent.run import run
 from ramdisk_agent.wipe import stop
 from ramdisk_agent.work import Failed, Stopped, Work
@@ -212,6 +213,7 @@ def action(work: Work) -> dict[str, Any]:
     mode = str(work.plan.get("mode") or "auto")
     if mode not in ("auto", "quick", "full"):
         raise Failed(f"this ramdisk knows no way to erase that is called {mode!r}")
+    settle(lambda: work.progress(0, "waiting for the drivers of the disks"))
     disks = list_disks()
     apart = kept(disks, work.plan.get("keep") or ())
     for disk in apart:

@@ -16,7 +16,7 @@ BMC_SECONDS = 20.0  # how long a report waits for a slow controller; it comes wi
 
 _lldp: Any = None  # the one lldp.Listener of this process
 _late: set[str] = set()  # sources that were not ready for the last report
-_reported: dict[str, Any] = {}  # of the last report: neighbours and links
+_reported: dict[str, Any] = {}  # what the last report was made of, as far as it may change
 
 
 class _Source(threading.Thread):
@@ -46,6 +46,7 @@ def gather(lldp_seconds: float = 0.0) -> dict[str, Any]:
     """The facts of this machine, as POST /agent/facts takes them. `lldp_seconds`: how long to wait for the switches."""
     global _bmc
     from ramdisk_agent.facts import cpu, dmi, firmware, gpus, lshw, memory, nics, text
+    from ramdisk_agent.log import LOG
 
     boot = nics.boot_mac(text.read("/proc/cmdline"))
     names = nics.cards(boot)
@@ -90,24 +91,26 @@ def gather(lldp_seconds: float = 0.0) -> dict[str, Any]:
     lshw.fill(facts, controller["fru"])
     _Source("lshw", lambda: lshw.gather(facts)).join()
     _reported.clear()
-    _reported.update(lldp=heard, links=_links(names))
+    _reported.update(lldp=heard, seen=_seen(boot), boot=boot)
     _late.clear()
     if _bmc.is_alive():
         _late.add("bmc")
+        LOG.add("facts: the controller has not answered yet; it is told of when it does")
     else:
         _bmc = None if controller["bmc"] is None else _bmc
     return facts
 
 
 def stale() -> bool:
-    """Whether something came up since the last report: a switch announced itself, a link came or went, the controller answered."""
+    """Whether something came up since the last report: a switch announced itself, a link came or went, the controller answered,
+    a disk or a card appeared or is gone."""
     if not _reported:
         return False
     if _lldp is not None and _lldp.heard() != _reported["lldp"]:
         return True
     if "bmc" in _late and _bmc is not None and not _bmc.is_alive():
         return True
-    return bool(_links(list(_reported["links"])) != _reported["links"])
+    return bool(_seen(_reported["boot"]) != _reported["seen"])
 
 
 def refresh() -> None:
@@ -127,18 +130,24 @@ def _listener() -> Any:
 
 
 def _disks() -> list[dict[str, Any]]:
+    from ramdisk_agent.drivers import settle
     from ramdisk_agent.facts import disks
 
+    settle()
     return disks.gather()
 
 
 def _controller(told: bool) -> dict[str, Any]:
+    from ramdisk_agent.drivers import settle
     from ramdisk_agent.facts import bmc
 
+    settle()
     return bmc.gather() if bmc.present(told) else {"bmc": None, "fru": {}}
 
 
-def _links(cards: list[str]) -> dict[str, str]:
-    from ramdisk_agent.facts.text import read
+def _seen(boot: str | None) -> tuple[list[str], dict[str, str]]:
+    """Names of disks and whether each card has a link: what may change while the machine waits."""
+    from ramdisk_agent.facts import nics
+    from ramdisk_agent.facts.text import names, read
 
-    return {name: read(f"/sys/class/net/{name}/carrier") for name in cards}
+    return names("/sys/block"), {name: read(f"/sys/class/net/{name}/carrier") for name in nics.cards(boot)}
