@@ -168,6 +168,8 @@ def _fits(wanted: Any, found: Any) -> bool:
         return {"=": str(found) == right, "!=": str(found) != right}.get(sign, False)
     if isinstance(wanted, str) and isinstance(found, int | float) and not isinstance(found, bool):
         return _quantity(wanted) == found
+    if isinstance(found, str) and isinstance(wanted, int | float) and not isinstance(wanted, bool):
+        return str(wanted) == found  # a version such as 2.0, which YAML reads as a number
     return type(wanted) is type(found) and bool(wanted == found)
 
 

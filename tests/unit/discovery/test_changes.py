@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 
 from provisiond.discovery.changes import changes, digest_of, told
 from provisiond.inventory.facts import Facts
@@ -70,6 +70,7 @@ def test_parts_that_nothing_tells_apart() -> None:
     ]  # fmt: skip
 
 
+@settings(max_examples=40)
 @given(ANY_FACTS, ANY_FACTS)
 def test_no_facts_make_it_fail(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Nothing is different from itself; two digests that differ have a change, and a change has words."""

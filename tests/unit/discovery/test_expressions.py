@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisiond.discovery.context import real_cards, subnet_of, values_of
@@ -101,6 +101,7 @@ JSON = st.recursive(
 ANY_FACTS = st.dictionaries(st.sampled_from(sorted(server())), JSON, max_size=12)
 
 
+@settings(max_examples=40)
 @given(ANY_FACTS)
 def test_no_facts_make_a_rule_fail(told: dict[str, Any]) -> None:
     """Whatever a machine says, each expression holds or not, with no error."""
