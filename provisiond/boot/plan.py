@@ -84,7 +84,6 @@ def image_plan(host: ResolvedHost, source: ImageSource, urls: BuildUrls) -> dict
         "passphrase": _passphrase(host) if layout and storage["encrypted"] else None,
         "firmware": host.row.firmware,
         "seed": {name: f"{urls.base}/{name}" for name in SEED},
-        "host_keys": None,
         "finish": finish,
         "cmdline": " ".join(_arguments(host, [f"root=LABEL={label}", "ro"])),
         "serial": console.partition(",")[0] if isinstance(console, str) else None,

@@ -1,4 +1,4 @@
-"""What an image needs to know at its first start: the NoCloud seed, and SSH host keys where the daemon has some.
+"""What an image needs to know at its first start: the NoCloud seed. SSH host keys that the daemon has are in its vendor-data.
 
 Files of the seed: cloud-init's documentation, Datasources, NoCloud (/var/lib/cloud/seed/nocloud).
 """
@@ -8,45 +8,29 @@ import os
 from ramdisk_agent.work import Failed, Work
 
 SEED = "var/lib/cloud/seed/nocloud"
-SSH = "etc/ssh"
-KEEP_KEYS = "etc/cloud/cloud.cfg.d/90_provisiond_host_keys.cfg"
 NAMES = ("user-data", "meta-data", "network-config", "vendor-data")
 
 
 def write(work: Work, root: str) -> None:
-    """Fetch the plan's `seed` and `host_keys` and write them below `root`. Raises Failed."""
+    """Fetch the files of the plan's `seed` and write them below `root`. Raises Failed."""
 
     def idle() -> None:
         work.progress(95, "fetching the seed")
 
     idle()
-    files: dict[str, tuple[bytes, int]] = {}
+    files: dict[str, bytes] = {}
     for name, url in (work.plan.get("seed") or {}).items():
         if name not in NAMES:
             raise Failed(
                 f"the plan's seed has a file {name!r}, which NoCloud does not know: build the ramdisk anew"
             )
-        files[f"{SEED}/{name}"] = work.client.fetch(url, idle), 0o600
-    if work.plan.get("host_keys"):
-        files |= _host_keys(work, work.client.fetch_json(work.plan["host_keys"], idle))
-    for path, (content, mode) in files.items():
+        files[f"{SEED}/{name}"] = work.client.fetch(url, idle)
+    for path, content in files.items():
         try:
-            put(root, path, content, mode)
+            put(root, path, content, 0o600)
         except OSError as error:
             raise Failed(f"cannot write /{path} of the image: {error.strerror}") from None
     work.say(f"seed: {', '.join(path.rpartition('/')[2] for path in files) or 'none'}")
-
-
-def _host_keys(work: Work, given: dict[str, str]) -> dict[str, tuple[bytes, int]]:
-    """{name of a file in /etc/ssh: its text}, ssh_host_ed25519_key and ssh_host_ed25519_key.pub and so on."""
-    files = {}
-    for name, text in given.items():
-        if not name.startswith("ssh_host_") or "/" in name:
-            raise Failed(f"the host keys have a file {name!r}: only ssh_host_* goes into /etc/ssh")
-        files[f"{SSH}/{name}"] = text.encode(), 0o644 if name.endswith(".pub") else 0o600
-    if files:  # cloud-init's module ssh would delete them and make others
-        files[KEEP_KEYS] = b"ssh_deletekeys: false\n", 0o644
-    return files
 
 
 def put(root: str, path: str, content: bytes, mode: int) -> None:

@@ -73,6 +73,8 @@ def _feed(work: Work, image: dict[str, Any], program: "subprocess.Popen[bytes]")
             trouble = f" (asking again: {error})"
         else:
             try:
+                if answer.status == 503:  # others are served first
+                    since = time.monotonic()
                 if answer.status != (206 if done else 200) or answer.left is None:
                     raise Broken(answer.reason)
                 size, trouble = done + answer.left, ""

@@ -35,36 +35,23 @@ def work(plan: dict[str, Any], **files: bytes) -> Work:
     return Work({"id": "d", **plan}, Files(**files))  # type: ignore[arg-type]
 
 
-def test_seed_and_host_keys(tmp_path: Path) -> None:
-    """Names and modes; and cloud-init is told not to make other host keys."""
-    keys = json.dumps(
-        {"ssh_host_ed25519_key": "PRIVATE\n", "ssh_host_ed25519_key.pub": "ssh-ed25519 AAAA\n"}
-    ).encode()
-    plan = {"seed": {"user-data": "u", "meta-data": "m"}, "host_keys": "k"}
-    seed.write(work(plan, u=b"#cloud-config\n", m=b"{}", k=keys), str(tmp_path))
+def test_seed(tmp_path: Path) -> None:
+    """Names and modes: for root alone."""
+    seed.write(
+        work({"seed": {"user-data": "u", "meta-data": "m"}}, u=b"#cloud-config\n", m=b"{}"), str(tmp_path)
+    )
     modes = {
         str(path.relative_to(tmp_path)): oct(path.stat().st_mode & 0o777)
         for path in tmp_path.rglob("*")
         if path.is_file()
     }
-    assert modes == {
-        "var/lib/cloud/seed/nocloud/user-data": "0o600",
-        "var/lib/cloud/seed/nocloud/meta-data": "0o600",
-        "etc/ssh/ssh_host_ed25519_key": "0o600",
-        "etc/ssh/ssh_host_ed25519_key.pub": "0o644",
-        "etc/cloud/cloud.cfg.d/90_provisiond_host_keys.cfg": "0o644",
-    }
-    assert (
-        tmp_path / "etc/cloud/cloud.cfg.d/90_provisiond_host_keys.cfg"
-    ).read_text() == "ssh_deletekeys: false\n"
+    assert modes == {f"{seed.SEED}/user-data": "0o600", f"{seed.SEED}/meta-data": "0o600"}
 
 
 def test_names_that_are_no_seed(tmp_path: Path) -> None:
     """A plan cannot write elsewhere."""
     with pytest.raises(Failed, match=r"'\.\./passwd'"):
         seed.write(work({"seed": {"../passwd": "u"}}, u=b""), str(tmp_path))
-    with pytest.raises(Failed, match="only ssh_host_"):
-        seed.write(work({"host_keys": "k"}, k=b'{"../shadow": "x"}'), str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
