@@ -50,6 +50,8 @@ def real_mac(text: object) -> str | None:
 
 def _text(value: object) -> str | None:
     """The text without control characters and blanks around it, cut to TEXT_LENGTH; None for nothing and for other types."""
+    if type(value) is str and len(value) <= TEXT_LENGTH and value.isprintable():
+        return value.strip() or None  # nearly all; there are a thousand in a report of a storage server
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)  # some sources tell a serial number of digits as a number
     if not isinstance(value, str):
