@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,6 @@ class Lobby:
     store: Store
     box: SecretBox
     subnet_id: str = ""
-    sessions: dict[str, AgentSession] = field(default_factory=dict)
 
     async def boot(self, facts: dict[str, Any], *, host_id: str | None = None, address: str = "10.0.0.200") -> AgentSession:  # fmt: skip
         """A session of the ramdisk as the door begins it at a claim."""

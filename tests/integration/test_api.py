@@ -13,9 +13,12 @@ import pytest
 from openapi_spec_validator import validate
 
 from provisiond.inventory import history
+from provisiond.inventory.hardware_tables import Erasure
 from provisiond.inventory.store import EVENTS
+from provisiond.inventory.tables import new_id
 from provisiond.lifecycle import agent_logs
 from tests.integration.doors import Doors, open_doors
+from tests.machines import Lobby, server
 
 
 @pytest.fixture
@@ -269,7 +272,19 @@ async def test_every_get_answers_as_described(doors: Doors) -> None:
     await doors.call(
         "POST", "/subnets", {"name": "lab", "cidr": "10.0.0.0/24", "pools": ["10.0.0.5-10.0.0.9"]}
     )
-    await doors.call("POST", "/hosts", host(1, subnet="lab", bmc="ipmi://a@10.9.9.9"))
+    _, made = await doors.call("POST", "/hosts", host(1, subnet="lab", bmc="ipmi://a@10.9.9.9"))
+    lobby = Lobby(doors.deps.settings, doors.deps.store, doors.deps.box)
+    await lobby.report(server(1), host_id=made["id"])  # one that has told what it is made of
+    await lobby.report(server(2))  # and one that waits
+    erased = {
+        "id": new_id(),
+        "task_id": new_id(),
+        "host_id": made["id"],
+        "host_name": "h0001",
+        "disk_name": "sda",
+    }
+    async with doors.deps.store.write() as session:  # and one disk of the first has been erased
+        session.add(Erasure(**erased, disk_size=10**12, method="discard", verified=True))
     document = (await doors.call("GET", "/openapi.json"))[1]
     for path, operations in document["paths"].items():
         get = operations.get("get")
