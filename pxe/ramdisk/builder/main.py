@@ -61,7 +61,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="the agent's package; default: the one beside this script",
     )
     parser.add_argument(
-        "--level", type=int, default=19, choices=range(1, 20), metavar="1-19", help="of zstd; default 19"
+        "--level",
+        type=int,
+        default=9,
+        choices=range(1, 20),
+        metavar="1-19",
+        help="of zstd; default 9: 19 saves 4 MB of 56, in four times the time",
     )
     return parser.parse_args(argv)
 
