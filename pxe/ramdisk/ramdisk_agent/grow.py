@@ -5,12 +5,11 @@ image does it; with the plan's `grow: full` it is grown here, mounted, which eve
 """
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ramdisk_agent import filesystems
+from ramdisk_agent import filesystems, wipe
 from ramdisk_agent.disks import node
 from ramdisk_agent.layout import lvm
 from ramdisk_agent.log import LOG
@@ -59,7 +58,7 @@ def partition(disk: str, number: int | None = None) -> Grown:
     if table["label"] == "gpt":
         run(["sfdisk", "--quiet", "--relocate", "gpt-bak-std", disk])
     run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "-N", str(number), disk], input=", +\n")
-    reread(disk)
+    wipe.reread(disk)
     return Grown(device, True, filesystems.size_of(device), "")
 
 
@@ -84,18 +83,6 @@ def choose(table: dict[str, Any], number: int | None) -> tuple[bool, int]:
 def number_of(node: str, disk: str) -> int:
     """The number of a partition whose device is `node`."""
     return int(node.removeprefix(disk).removeprefix("p"))
-
-
-def reread(disk: str) -> None:
-    """Let the kernel read the partition table again. Somebody may hold the disk for a moment. Raises Failed."""
-    for attempt in range(10):
-        try:
-            run(["blockdev", "--rereadpt", disk])
-            return
-        except Failed:
-            if attempt == 9:
-                raise
-            time.sleep(0.3)
 
 
 def filesystem(device: str, where: str, kind: str) -> None:

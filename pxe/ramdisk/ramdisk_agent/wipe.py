@@ -4,6 +4,7 @@ Only what stands on the disks named is touched, found by the holders that sysfs 
 """
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def _holders(name: str, found: list[str], sys: Path) -> None:
         _holders(holder, found, sys)
 
 
+def _loops(devices: set[str], sys: Path) -> list[str]:
+    """The loop devices that show a piece of these: sysfs tells of them as files only."""
+    backing = {
+        path.parent.parent.name: path.read_text().strip()
+        for path in (sys / "block").glob("loop*/loop/backing_file")
+    }
+    return [f"/dev/{loop}" for loop, file in backing.items() if Path(file).name in devices]
+
+
 def stop(disks: Sequence[Disk], sys: Path = SYS) -> None:
     """Unmount and stop all that stands on these disks. Raises Failed where something is in use."""
     for disk in disks:
@@ -46,6 +56,8 @@ def stop(disks: Sequence[Disk], sys: Path = SYS) -> None:
         devices = {*above, *partitions(disk.name, sys), disk.name}
         for where in reversed(mounts.of(devices)):
             mounts.umount(where)
+        for loop in _loops(devices, sys):
+            run(["losetup", "-d", loop])
         for holder in above:
             folder = sys / "class/block" / holder
             if (folder / "dm").is_dir():
@@ -73,6 +85,16 @@ def wipe(disks: Sequence[Disk]) -> None:
                 os.fsync(file.fileno())
         except OSError as error:
             raise Failed(f"{disk} cannot be written to: {error.strerror}; replace or exclude it") from error
-        run(
-            ["blockdev", "--rereadpt", disk.path], check=False
-        )  # sfdisk reads it again and complains if it cannot
+        reread(disk.path)
+
+
+def reread(disk: str) -> None:
+    """Let the kernel read the partition table again. Somebody may hold the disk for a moment. Raises Failed."""
+    for attempt in range(10):
+        try:
+            run(["blockdev", "--rereadpt", disk])
+            return
+        except Failed:
+            if attempt == 9:
+                raise
+            time.sleep(0.3)
