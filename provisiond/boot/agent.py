@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -151,7 +151,7 @@ class _Door:
         if session.facts_at is not None:
             return plans.wait()
         later = self._turns.wait(session.id)
-        return plans.wait(facts=True) if later <= 0 else plans.wait(seconds=math.ceil(later))
+        return plans.wait(seconds=later) if later else plans.wait(facts=True)
 
     async def _give_up(self, machine: Machine, error: Exception) -> None:
         """What cannot be served fails the work at once, with the reason, instead of by its time limit."""
@@ -283,8 +283,9 @@ class _Door:
         session, _ = await self._prove(request)
         facts = Facts.model_validate(body)
         try:
+            began = time.monotonic()
             host = await self._intake.take(session, facts)
-            self._turns.end(session.id)
+            self._turns.end(session.id, time.monotonic() - began)
             return _json({"host": host})
         except Conflict as error:
             raise web.HTTPConflict(text=str(error)) from None

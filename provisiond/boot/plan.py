@@ -30,9 +30,14 @@ _WAITING_STATES = frozenset({"discovered", "enrolled", "inspecting", "ready", "r
 """In these a machine has nothing on its disks to boot, or is about to be given work."""
 
 
-def wait(*, facts: bool = False, seconds: int = WAIT_SECONDS) -> dict[str, Any]:
+def wait(*, facts: bool = False, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
     """Ask again after ``seconds``; ``facts``: say what you are made of first."""
-    return {"id": "wait", "action": "wait", "seconds": min(seconds, WAIT_SECONDS), "facts": facts}
+    return {
+        "id": "wait",
+        "action": "wait",
+        "seconds": min(round(seconds + 0.005, 2), WAIT_SECONDS),
+        "facts": facts,
+    }
 
 
 def waits(machine: Machine) -> bool:
