@@ -166,8 +166,10 @@ def script(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_memory() -> None:
     """Patterns over a small part of memory come back."""
-    ran = script("memory", PROVISIOND_TEST_MIB="16", PROVISIOND_TIMEOUT="1")
+    ran = script("memory", PROVISIOND_TEST_MIB="16", PROVISIOND_TIMEOUT="5")
     assert ran.returncode == 0 and "without an error" in ran.stdout, ran
+    ran = script("memory", PROVISIOND_TEST_MIB="64", PROVISIOND_TIMEOUT="0.0001")
+    assert ran.returncode == 1 and "too little" in ran.stdout, ran
 
 
 def test_memory_that_forgets_is_found() -> None:
@@ -183,6 +185,8 @@ def test_memory_that_forgets_is_found() -> None:
                 read[100] ^= 4
             return bytes(read)
 
+    with pytest.raises(module.Late):
+        module.round_of(bytearray(module.CHUNK), module.CHUNK, 0x55, time.monotonic() - 1)
     for pattern in (None, 0x00, 0x55):
         assert module.round_of(Forgetful(3 * module.CHUNK), 3 * module.CHUNK, pattern) == module.CHUNK
         assert module.round_of(bytearray(2 * module.CHUNK), 2 * module.CHUNK, pattern) is None

@@ -15,6 +15,7 @@ _NOTHING = frozenset(
         "no dimm",
         "not present",
         "not available",
+        "not settable",
     ]
 )
 
