@@ -1,7 +1,7 @@
 """A whole-disk image on a larger disk: the partition table is moved to the disk's end, and the last partition takes what is free.
 
 The file system in it is left to the system's own first start (cloud-init's growpart and resizefs, x-systemd.growfs), as every cloud
-image does it; with the plan's `grow: full` it is grown here, mounted, which every kernel does online for ext4, xfs and btrfs.
+image does it: the system is up meanwhile, and the machine a second earlier.
 """
 
 import json
@@ -11,7 +11,6 @@ from typing import Any
 
 from ramdisk_agent import filesystems, wipe
 from ramdisk_agent.disks import node
-from ramdisk_agent.layout import lvm
 from ramdisk_agent.log import LOG
 from ramdisk_agent.run import run
 from ramdisk_agent.work import Failed
@@ -83,14 +82,3 @@ def choose(table: dict[str, Any], number: int | None) -> tuple[bool, int]:
 def number_of(node: str, disk: str) -> int:
     """The number of a partition whose device is `node`."""
     return int(node.removeprefix(disk).removeprefix("p"))
-
-
-def filesystem(device: str, where: str, kind: str) -> None:
-    """Grow the mounted file system (ext4, xfs, btrfs) over its whole device. Raises Failed."""
-    filesystems.grow(device, where, kind)
-
-
-def volume(partition: str, root: str) -> None:
-    """An image with LVM of its own: let the physical volume take its partition, and the volume `root` (VG/LV) all that is free."""
-    lvm(["pvresize", "-q", partition], [partition])
-    lvm(["lvextend", "-q", "-l", "+100%FREE", root], [partition])
