@@ -183,7 +183,9 @@ def _armored(key: Path) -> str:
         content = key.read_bytes()
     except OSError as error:
         raise usage(f"cannot read {key}: {error.strerror or error}") from error
-    if b"-----BEGIN PGP" in content:
+    if (
+        content[:1] < b"\x80"
+    ):  # a binary key begins with a packet's tag, whose highest bit is set (RFC 9580 section 4.2)
         return content.decode(errors="replace")
     lines = base64.encodebytes(content).decode()
     return f"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n{lines}-----END PGP PUBLIC KEY BLOCK-----\n"
