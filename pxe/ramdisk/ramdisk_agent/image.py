@@ -27,7 +27,7 @@ SETTLING, SETTLED = (
 
 
 def action(work: Work) -> dict[str, Any]:
-    """Carry out the plan `image`. The result says which disk was taken; how to go on is in `finish.last`."""
+    """Carry out the plan `image`. The result says which disk was taken, and by `finish` how the machine goes on."""
     plan = work.plan
     mounts.umount(MNT)  # of a try before this one
     os.makedirs(MNT, exist_ok=True)
