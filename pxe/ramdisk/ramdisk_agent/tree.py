@@ -75,6 +75,10 @@ def _feed(work: Work, image: dict[str, Any], program: "subprocess.Popen[bytes]")
             try:
                 if answer.status == 503:  # others are served first
                     since = time.monotonic()
+                if 400 <= answer.status < 500 and answer.status not in (408, 425, 429):
+                    raise Failed(
+                        f"{image['url']} is refused: {answer.reason}; does the image still have its file?"
+                    )
                 if answer.status != (206 if done else 200) or answer.left is None:
                     raise Broken(answer.reason)
                 size, trouble = done + answer.left, ""
