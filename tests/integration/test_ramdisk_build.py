@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
 import stat
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,23 +17,24 @@ from typing import Any
 
 import pytest
 
+from builder import elf
 from provisiond.config import BootSettings, Settings, StateSettings
 from provisiond.media.fetch import MediaError
 from provisiond.media.ramdisk import FILES, RamdiskRequest, build_ramdisk, folder, install, installed
+from tests.integration.doors import open_doors
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "pxe/ramdisk/build"
 CACHE = Path(os.environ.get("PROVISIOND_LAB_CACHE", "/var/cache/provisiond-lab"))
 LIMIT = 60e6  # bytes of kernel and initramfs together
 
-sys.path.insert(0, str(SCRIPT.parent))
 
-from builder import elf  # noqa: E402
+pytestmark = pytest.mark.timeout(900)  # the first build fetches a hundred megabytes and compresses them
 
 
-def build(*options: str) -> Path:
+def build(*options: str, script: Path = SCRIPT) -> Path:
     done = subprocess.run(
-        [SCRIPT, *options],
+        [script, *options],
         capture_output=True,
         text=True,
         env={**os.environ, "PROVISIOND_LAB_CACHE": str(CACHE)},
@@ -217,9 +218,10 @@ def test_bill_of_materials(ramdisk: Path, inside: Unpacked, manifest: dict[str, 
 
 def test_same_inputs_same_digest(tmp_path: Path) -> None:
     """Two builds from the same packages are the same, byte for byte, wherever they are made."""
+    sources = shutil.copytree(SCRIPT.parent, tmp_path / "ramdisk")  # nobody changes them meanwhile
+    options = ("--level", "1", "--kernel", "linux-image-cloud-amd64")
     first, second = (
-        build("--out", str(tmp_path / name), "--level", "1", "--kernel", "linux-image-cloud-amd64")
-        for name in ("a", "b/c")
+        build("--out", str(tmp_path / name), *options, script=sources / "build") for name in ("a", "b/c")
     )
     assert first != second
     for name in FILES:
@@ -321,6 +323,23 @@ async def test_a_build_that_fails_changes_nothing(settings: Settings, tmp_path: 
     assert [path.name for path in settings.boot.ramdisk_dir.iterdir() if path.name.startswith(".")] == []
     with pytest.raises(MediaError, match="no name of a Debian package"):
         replace(request, packages=("a b",)).check()
+
+
+async def test_built_by_the_daemon(tmp_path: Path) -> None:
+    """An admin starts it as a job that says how it ended; an operator may only look; what is in place is shown."""
+    async with open_doors(tmp_path / "state") as doors:
+        await doors.call("POST", "/users", {"name": "olga", "role": "operator"})
+        _, made = await doors.call("POST", "/tokens", {"user": "olga"})
+        assert (await doors.call("POST", "/ramdisk", {}, token=made["token"]))[0] == 403
+        assert (await doors.call("GET", "/ramdisk", token=made["token"]))[0] == 200
+        assert (await doors.call("POST", "/ramdisk", {"architecture": "vax"}))[0] == 422
+        status, job = await doors.call("POST", "/ramdisk", {"packages": ["no-such-package"]})
+        assert status == 202 and (job["kind"], job["name"]) == ("ramdisk", "x86_64")
+        async with asyncio.timeout(120):
+            while job["state"] == "running":
+                await asyncio.sleep(0.2)
+                _, job = await doors.call("GET", f"/imports/{job['id']}")
+        assert job["state"] == "failed" and "no package no-such-package" in job["message"]
 
 
 def test_sources_travel_with_the_package() -> None:
