@@ -34,6 +34,7 @@ class Invalid(ProvisiondError):
 _LISTINGS = {  # the command that lists a noun, where it is not 'NOUN list'
     "shadow run": "release shadow list",
     "parameter": "parameters",
+    "hardware": "host facts HOST",
     "erasure": "host erasures HOST",
     "deployment": "deployment list HOST",
     "file": "deployment show HOST NUMBER",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from provisiond.ctl.client import place
-from provisiond.ctl.common import FAILED, Name, Yes, confirm, done, given, session, usage
+from provisiond.ctl.common import FAILED, Name, Yes, confirm, done, session, usage
 from provisiond.ctl.output import Format, show_one
 from provisiond.ctl.watch import wait_for
 
@@ -53,7 +53,7 @@ def build(
     context: typer.Context, name: Name, method: Method = None, cause: Cause = "", wait: Wait = False
 ) -> None:
     """Put an operating system on a host that is ready (or will be)."""
-    act(context, name, "build", given(cause=cause, method=method), wait=wait)
+    act(context, name, "build", _said(cause, method=method), wait=wait)
 
 
 def rebuild(
@@ -61,7 +61,7 @@ def rebuild(
 ) -> None:  # fmt: skip
     """Build a host again from scratch; what is on its disks is lost."""
     confirm(f"Rebuild {name}, losing what is on its disks?", yes)
-    act(context, name, "rebuild", given(cause=cause, method=method), wait=wait)
+    act(context, name, "rebuild", _said(cause, method=method), wait=wait)
 
 
 def inspect(
@@ -78,7 +78,7 @@ def inspect(
     if tests == "none" and test:
         raise usage("give either --test NAME, or --tests none")
     names = [*(test or ()), *(["all"] if tests == "all" else [])]
-    act(context, name, "inspect", {**given(cause=cause), "tests": names}, wait=wait)
+    act(context, name, "inspect", _said(cause, tests=names), wait=wait)
 
 
 def rescue(
@@ -92,7 +92,7 @@ def rescue(
     wait: Wait = False,
 ) -> None:  # fmt: skip
     """Start a host in service from the ramdisk, with SSH by your key; its disks are left alone."""
-    act(context, name, "rescue", given(cause=cause, keys=_keys(key or [])), wait=wait)
+    act(context, name, "rescue", _said(cause, keys=_keys(key or [])), wait=wait)
 
 
 def release(
@@ -100,7 +100,7 @@ def release(
 ) -> None:  # fmt: skip
     """Take a host out of service and erase its disks; it becomes ready again."""
     confirm(f"Take {name} out of service?", yes)
-    act(context, name, "release", given(cause=cause, erase=erase), wait=wait)
+    act(context, name, "release", _said(cause, erase=erase), wait=wait)
 
 
 def retire(
@@ -108,14 +108,14 @@ def retire(
 ) -> None:
     """Take a host away for good, with everything that was made for it. Its disks are not erased: release it first."""
     confirm(f"Retire {name} for good?", yes)
-    act(context, name, "retire", given(cause=cause), wait=wait)
+    act(context, name, "retire", _said(cause), wait=wait)
 
 
 def cancel(
     context: typer.Context, name: Name, erase: Erase = None, cause: Cause = "", wait: Wait = False
 ) -> None:
     """Stop what is being done to a host, and clean up after it. Disks are erased only with --erase."""
-    act(context, name, "cancel", given(cause=cause, erase=erase), wait=wait)
+    act(context, name, "cancel", _said(cause, erase=erase), wait=wait)
 
 
 def act(context: typer.Context, name: str, verb: str, body: dict[str, Any], *, wait: bool) -> None:
@@ -140,6 +140,11 @@ def _plain(verb: str) -> Callable[..., None]:
         act(context, name, verb, {"cause": cause}, wait=wait)
 
     return command
+
+
+def _said(cause: str, **more: Any) -> dict[str, Any]:
+    """The body: what was said beside the verb, as far as anything was."""
+    return {"cause": cause, **{name: value for name, value in more.items() if value}}
 
 
 def _keys(words: list[str]) -> list[str]:
