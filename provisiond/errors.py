@@ -35,6 +35,7 @@ _LISTINGS = {  # the command that lists a noun, where it is not 'NOUN list'
     "shadow run": "release shadow list",
     "parameter": "parameters",
     "hardware": "host facts HOST",
+    "log of the ramdisk": "host history HOST",
     "erasure": "host erasures HOST",
     "deployment": "deployment list HOST",
     "file": "deployment show HOST NUMBER",
