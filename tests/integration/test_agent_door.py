@@ -486,19 +486,24 @@ async def test_speed(served: Served) -> None:
     assert (await served.get("/agent/speed?mib=1"))[0] == 401
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"x"', b"[" * 100_000, b"\xff\xfe", b'{"id": 5, "percent": "x"}', b'{"id": null}',
-                                  b'{"macs": {"a": 1}, "disks": "x", "nics": [5]}', b"x" * (2 << 20)])  # fmt: skip
-@pytest.mark.parametrize("name", ["claim", "progress", "done", "failed", "log", "facts", "test", "erased"])
-async def test_nonsense(served: Served, name: str, body: bytes) -> None:
+NONSENSE = [
+    b"", b"[]", b"{", b'"x"', b"[" * 100_000, b"\xff\xfe", b'{"id": 5, "percent": "x"}', b'{"id": null}',
+    b'{"macs": {"a": 1}, "disks": "x", "nics": [5]}', b"x" * (2 << 20),
+]  # fmt: skip
+
+
+async def test_nonsense(served: Served) -> None:
     """Whatever the body is, the answer is one sentence, never a traceback, and the work under way stays as it is."""
     host = await served.host("web01")
     agent = await host.agent()
     headers = {"Authorization": f"Bearer {agent.session}:{agent.secret}"}
-    status, text = await served.post(f"/agent/{name}", body, headers=headers)
-    assert status in (200, 400, 403, 413), (status, text)
-    assert "Traceback" not in text
-    if status != 200:
-        assert json.loads(text)["error"]
+    for name in ("claim", "progress", "done", "failed", "log", "facts", "test", "erased"):
+        for body in NONSENSE:
+            status, text = await served.post(f"/agent/{name}", body, headers=headers)
+            assert status in (200, 400, 403, 413), (name, body[:80], status, text)
+            assert "Traceback" not in text
+            if status != 200:
+                assert json.loads(text)["error"]
     stored = await host.deployment()
     assert stored.built_at is None and stored.failed_at is None
 
