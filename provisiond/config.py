@@ -214,7 +214,8 @@ class DiscoverySettings(Section):
 class InspectionSettings(Section):
     on_enrol: bool = Field(
         False,
-        description="Boot every new host that can boot from the network into the ramdisk to look at its hardware; its parameter inspect (ramdisk or sensors) wins.",
+        description="Boot every new host that can boot from the network into the ramdisk to look at its hardware; "
+        "its parameter inspect (ramdisk or sensors) wins.",
     )
     tests: list[str] = Field(
         [],

@@ -35,6 +35,7 @@ from provisiond.errors import Conflict, Invalid, NotFound, RenderError
 from provisiond.inventory.facts import Facts
 from provisiond.inventory.masking import cut_out
 from provisiond.lifecycle import agent_logs, signals, tasks
+from provisiond.lifecycle.table import RESTING, State
 from provisiond.media.hardware_tests import BadTest, choose_tests, find_test, script
 from provisiond.templating.context import BuildUrls
 
@@ -149,7 +150,8 @@ class _Door:
         if not plans.waits(machine) and session.host_id is not None:
             return dict(plans.REBOOT)
         if session.facts_at is not None:
-            return plans.wait()
+            moving = host is not None and State(host.row.state) not in RESTING and host.row.failure is None
+            return plans.wait(seconds=plans.SOON_SECONDS if moving else plans.WAIT_SECONDS)
         later = self._turns.wait(session.id)
         return plans.wait(seconds=later) if later else plans.wait(facts=True)
 

@@ -30,6 +30,10 @@ _WAITING_STATES = frozenset({"discovered", "enrolled", "inspecting", "ready", "r
 """In these a machine has nothing on its disks to boot, or is about to be given work."""
 
 
+SOON_SECONDS = 1.0
+"""Where the host is on its way to something that the ramdisk may have to do."""
+
+
 def wait(*, facts: bool = False, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
     """Ask again after ``seconds``; ``facts``: say what you are made of first."""
     return {

@@ -15,6 +15,8 @@ BENCHES = {
     "rollback": "a rollback at 10,000 hosts, on both databases",
     "render": "kickstarts beside plain Jinja2",
     "shadow": "a shadow run of a release over 10,000 hosts",
+    "reports": "200 machines come up at once: claims, plans and reports",
+    "ramdisk": "a blank machine: power-on to facts and to SSH, beside the image booted directly",
     "in_service": "power-on to in service beside the same image booted by hand",
 }
 

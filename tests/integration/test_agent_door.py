@@ -164,7 +164,8 @@ async def test_fast_track(served: Served) -> None:
         ("enrolled", ""),
     ):
         await host.set(state=state, step=step)
-        assert await agent.plan() == {"id": "wait", "action": "wait", "seconds": 5, "facts": False}
+        soon = 5 if state in ("ready", "discovered") else 1
+        assert await agent.plan() == {"id": "wait", "action": "wait", "seconds": soon, "facts": False}
     await host.set(state="building", step="boot")
     assert (await agent.plan())["action"] == "image"
     assert (await agent.plan())["action"] == "image"

@@ -29,21 +29,6 @@ def metal(lab: Lab, request: pytest.FixtureRequest) -> BareMetal:
     return machine
 
 
-@pytest.mark.parametrize("metal", [{"name": "metal-bios"}], indirect=True)
-def test_bios_machine_behind_virtualbmc(lab: Lab, metal: BareMetal) -> None:
-    """Blank, BIOS: IPMI switches it on, it boots from the network, gets its image, boots it, phones home, meets Ansible."""
-    lab.create_metal(metal, "--build")
-    _went_into_service(lab, metal)
-
-
-@pytest.mark.parametrize("metal", [{"name": "metal-uefi", "firmware": "uefi"}], indirect=True)
-def test_uefi_machine_behind_virtualbmc(lab: Lab, metal: BareMetal) -> None:
-    """The same by UEFI's own PXE, whose network boot program comes over TFTP."""
-    lab.create_metal(metal, "--build")
-    _went_into_service(lab, metal)
-    assert "snponly.efi" in lab.daemon.log()
-
-
 @pytest.mark.parametrize("metal", [{"name": "metal-sim", "bmc": "ipmi_sim"}], indirect=True)
 def test_machine_behind_ipmi_sim(lab: Lab, metal: BareMetal) -> None:
     """The same behind OpenIPMI's controller, whose serial over LAN ends in the host's console log."""

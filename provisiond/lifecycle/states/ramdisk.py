@@ -130,16 +130,21 @@ async def heard(host: ResolvedHost, world: World, doing: str) -> Outcome:
 
 
 async def leave(host: ResolvedHost, world: World, *, power: PowerAction) -> Outcome:
-    """Ends the task; from now on the machine boots from its disk, and it is switched off (or restarted)."""
+    """Ends the task; the machine is switched off, or restarted from its disk.
+
+    One that is switched off here is free: it boots from the network when somebody switches it on, where it is told its disk or,
+    when its host was deleted meanwhile, is discovered again.
+    """
+    off = power is PowerAction.OFF
     columns: dict[str, Any] = {"task_id": None}
     reach, told = world.power_of(host), "its power is left to the operator"
     if reach is not None:
         driver, target = reach
-        await driver.set_boot(target, BootDevice.DISK)
+        await driver.set_boot(target, BootDevice.NETWORK if off else BootDevice.DISK)
         state = await driver.set(target, power)
         columns |= {"power": str(state), "power_seen_at": utcnow()}
         told = f"power is {state}"
-    if power is PowerAction.OFF:
+    if off:
         world.consoles.leave(host.id)
 
     async def write(session: AsyncSession) -> None:
@@ -147,7 +152,7 @@ async def leave(host: ResolvedHost, world: World, *, power: PowerAction) -> Outc
         if host.row.task_id is not None:
             await tasks.finish(session, host.row.task_id)
 
-    return Complete(f"boots from disk; {told}", host=columns, write=write)
+    return Complete(f"boots from {'the network' if off else 'disk'}; {told}", host=columns, write=write)
 
 
 async def end_sessions(session: AsyncSession, host: ResolvedHost) -> None:

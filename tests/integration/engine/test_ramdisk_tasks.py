@@ -85,7 +85,7 @@ async def test_release_erases(make_rig: MakeRig) -> None:
     await tasks.task_done(rig.store, task.id, {"disks": 1, "kept": []})
     await rig.arrives("web01", "ready")
     assert (await calls(rig, "set"))[before:] == ["off", "cycle", "off"]
-    assert (await calls(rig, "set_boot"))[-2:] == ["network", "disk"]
+    assert (await calls(rig, "set_boot"))[-2:] == ["network", "network"]
     assert await rig.dhcp.reservations() == []
     task = await the_task(rig.store, task.id)
     assert task.ended_at is not None and task.done_bytes == 32 << 30

@@ -69,7 +69,7 @@ class Lab:
         say("VirtualBMC")
         self.vbmcd.start()
         say("provisiond")
-        self.daemon.set("boot", ramdisk_dir=str(ramdisk))
+        self.daemon.set("boot", ramdisk_dir=str(ramdisk), image_encoding="raw")
         self.daemon.start()
         self._fill(image, say)
         return self

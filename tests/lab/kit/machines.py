@@ -106,7 +106,14 @@ class BareMetal:
             return bool(connection.lookupByName(self.name).isActive())
 
     def unplug_network(self, unplugged: bool = True) -> None:
-        """Pull the cable of its network card, or put it back: it will never boot from the network."""
+        """Pull the cable of its network card, or put it back, while it is off: it will never boot from the network."""
+        self._cable(unplugged, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def unplug_live(self, unplugged: bool = True) -> None:
+        """The same while it runs."""
+        self._cable(unplugged, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def _cable(self, unplugged: bool, flags: int) -> None:
         with _open(self.libvirtd) as connection:
             domain = connection.lookupByName(self.name)
             state = "down" if unplugged else "up"
@@ -114,7 +121,7 @@ class BareMetal:
                 f"<interface type='bridge'><source bridge={quoteattr(self.bridge)}/>"
                 f"<mac address='{self.mac}'/><model type='virtio'/>{self._rom()}<link state='{state}'/></interface>"
             )
-            domain.updateDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            domain.updateDeviceFlags(card, flags)
 
     def said(self) -> str:
         """The console so far."""

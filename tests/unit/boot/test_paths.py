@@ -16,7 +16,10 @@ TOKEN = "Zk3-_" * 8
         (f"/boot/{TOKEN}", "/boot/TOKEN"),
         (f"boot/{TOKEN}/kernel", "boot/TOKEN/kernel"),
         ("/boot/ipxe/52-54-00-aa-bb-cc", "/boot/ipxe/52-54-00-aa-bb-cc"),
-        ("quiet provisiond.ticket=Zk3-_A provisiond.mac=52", "quiet provisiond.ticket=TICKET provisiond.mac=52"),
+        (
+            "quiet provisiond.ticket=Zk3-_A provisiond.mac=52",
+            "quiet provisiond.ticket=TICKET provisiond.mac=52",
+        ),
         ("boot/ramdisk/initrd", "boot/ramdisk/initrd"),
         ("pxelinux.cfg/01-52-54-00-aa-bb-cc", "pxelinux.cfg/01-52-54-00-aa-bb-cc"),
     ],
