@@ -30,13 +30,15 @@ from provisiond.boot.scripts import NotServable
 from provisiond.boot.sessions import AgentRefused
 from provisiond.boot.target import Boot
 from provisiond.boot.turns import Turns
+from provisiond.config import Settings
 from provisiond.discovery import controllers, intake
-from provisiond.errors import Conflict, Invalid, NotFound, RenderError
+from provisiond.errors import Conflict, FieldError, Invalid, NotFound, RenderError
 from provisiond.inventory.facts import Facts
 from provisiond.inventory.masking import cut_out
+from provisiond.inventory.resolve import ResolvedHost
 from provisiond.lifecycle import agent_logs, signals, tasks
 from provisiond.lifecycle.table import RESTING, State
-from provisiond.media.hardware_tests import BadTest, choose_tests, find_test, script
+from provisiond.media.hardware_tests import BadTest, TestScript, choose_tests, find_test, script
 from provisiond.templating.context import BuildUrls
 
 log = structlog.get_logger(__name__)
@@ -144,8 +146,7 @@ class _Door:
                 source = await asyncio.to_thread(image_source, self._world.settings, host)
                 return plans.image_plan(host, source, self._machines.urls_of(machine))
         elif host is not None and machine.target.tasked and host.task is not None:
-            wanted = host.task.options.get("tests", ()) if host.task.kind == "inspect" else ()
-            tests = await asyncio.to_thread(choose_tests, self._world.settings, wanted)
+            tests = await asyncio.to_thread(_tests_of, host, self._world.settings)
             return plans.task_plan(host, self._world.box, tests)
         if not plans.waits(machine) and session.host_id is not None:
             return dict(plans.REBOOT)
@@ -359,6 +360,19 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise web.HTTPBadRequest(text="the body is not a JSON object")
     return value
+
+
+def _tests_of(host: ResolvedHost, settings: Settings) -> list[TestScript]:
+    """The hardware tests of the host's task: what an inspection was asked for, and the parameter erase_tests before an erasure. Blocks."""
+    assert host.task is not None
+    if host.task.kind == "inspect":
+        return choose_tests(settings, host.task.options.get("tests", ()))
+    if host.task.kind == "erase":
+        wanted = host.parameters.get("erase_tests", ())
+        if not isinstance(wanted, str | list) or not all(isinstance(name, str) for name in wanted):
+            raise Invalid([FieldError("erase_tests", f"host {host.name}: a list of names of hardware tests")])
+        return choose_tests(settings, wanted, "erase_tests", erasing=True)
+    return []
 
 
 def _text(body: dict[str, Any], name: str) -> str:

@@ -101,16 +101,17 @@ def image_plan(host: ResolvedHost, source: ImageSource, urls: BuildUrls) -> dict
 
 
 def task_plan(host: ResolvedHost, box: SecretBox, tests: Sequence[TestScript]) -> dict[str, Any]:
-    """Inspect, erase or rescue, by the host's task; ``tests`` are those that an inspection is to run. Raises RenderError."""
+    """Inspect, erase or rescue, by the host's task; ``tests`` are those that it is to run. Raises RenderError."""
     task = host.task
     assert task is not None
     plan: dict[str, Any] = {"id": task.id, "action": task.kind}
+    listed = [{"name": t.name, "timeout": t.timeout, "sha256": t.sha256} for t in tests]
     if task.kind == "inspect":
         secret = json.loads(box.decrypt(task.secret)) if task.secret else {}
-        listed = [{"name": t.name, "timeout": t.timeout, "sha256": t.sha256} for t in tests]
         return {**plan, "tests": listed, "bmc": secret.get("bmc")}
     if task.kind == "erase":
-        return {**plan, "mode": task.options.get("mode", "auto"), "keep": _storage(host)["keep"]}
+        mode = task.options.get("mode", "auto")
+        return {**plan, "mode": mode, "keep": _storage(host)["keep"], "tests": listed}
     return {**plan, "keys": list(task.options.get("keys", ()))}
 
 

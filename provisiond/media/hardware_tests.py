@@ -64,10 +64,12 @@ def find_test(settings: Settings, name: str) -> TestScript | None:
     return next((t for t in list_tests(settings) if t.name == name), None)
 
 
-def choose_tests(settings: Settings, wanted: Sequence[str] | str, field: str = "tests") -> list[TestScript]:
+def choose_tests(
+    settings: Settings, wanted: Sequence[str] | str, field: str = "tests", *, erasing: bool = False
+) -> list[TestScript]:
     """The tests to run (blocking): by name, in the order asked for, or every harmless one for "all" (alone or in a list).
 
-    Raises Invalid with every name that is none, and every one that writes to disks: those run at release only.
+    Raises Invalid with every name that is none, and, but for ``erasing``, every one that writes to disks: those run at release only.
     """
     names = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
     known = {t.name: t for t in list_tests(settings)}
@@ -77,7 +79,7 @@ def choose_tests(settings: Settings, wanted: Sequence[str] | str, field: str = "
     wrong = [
         FieldError(f"{field}.{i}", _why_not(name, known))
         for i, name in enumerate(names)
-        if not _usable(name, known)
+        if name not in known or (known[name].destructive and not erasing)
     ]
     if wrong:
         raise Invalid(wrong)
@@ -167,10 +169,6 @@ def _bytes(path: Path) -> bytes:
     if len(text) > MAX_BYTES:
         raise BadTest(f"{path} is larger than {MAX_BYTES >> 20} MiB; a test fetches what else it needs")
     return text
-
-
-def _usable(name: str, known: dict[str, TestScript]) -> bool:
-    return name in known and not known[name].destructive
 
 
 def _why_not(name: str, known: dict[str, TestScript]) -> str:

@@ -443,8 +443,10 @@ async def test_tasks(either: Served) -> None:
     await tasks.end_task(store, work)
     await host.set(state="releasing", step="erase")
     work = await tasks.open_task(store, "web01", "erase", {"mode": "quick"}, actor="test")
+    await host.set(parameters={"erase_tests": ["disk-write"]})
     plan = await agent.step()
     assert (plan["mode"], plan["keep"][0]["path"]) == ("quick", "/dev/sdb")
+    assert [test["name"] for test in plan["tests"]] == ["disk-write"]
     async with store.read() as session:
         erased = (await session.execute(select(Erasure))).scalars().all()
     assert [(e.disk_name, e.method, e.passed) for e in erased] == [("sda", "discard", True)]

@@ -225,6 +225,10 @@ def action(work: Work) -> dict[str, Any]:
             "mend that, or release it with --erase none"
         )
     stop(gone)
+    if tests := work.plan.get("tests"):
+        from ramdisk_agent.checks import run_tests  # costs memory and time where nobody asked for tests
+
+        run_tests(work, tests, disks=[disk.path for disk in gone], percent=(0, 10))
     erase_all(work, gone, disks, mode)
     return {"disks": len(gone), "kept": [disk.path for disk in apart]}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ramdisk_agent import erase, firmware_erase
+from ramdisk_agent import checks, erase, firmware_erase
 from ramdisk_agent.client import Client
 from ramdisk_agent.device import MIB, Device
 from ramdisk_agent.disks import Disk
@@ -23,6 +24,14 @@ class Told(Client):
         self.records: list[dict[str, Any]] = []
         self.reports: list[tuple[int, str, int, int]] = []
         self.stop_at = stop_at
+        self.scripts: dict[str, bytes] = {}
+        self.tested: list[dict[str, Any]] = []
+
+    def fetch(self, url: str, idle: Any = None) -> bytes:
+        return self.scripts[url]
+
+    def test(self, result: dict[str, Any]) -> None:
+        self.tested.append(result)
 
     def erased(self, record: dict[str, Any]) -> None:
         self.records.append(record)
@@ -155,6 +164,24 @@ def test_kept_disks_and_a_machine_without_disks(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(erase, "list_disks", list)
     with pytest.raises(Failed, match="no fixed disk"):
         erase.action(Work(plan, told))
+
+
+def test_hardware_tests_come_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They get the disks that are to be erased, which still hold what they held, and no other."""
+    script = b'#!/bin/sh\nfor disk in $PROVISIOND_DISKS; do echo "$disk $(head -c 19 "$disk")"; done\n'
+    disks = [a_disk(tmp_path, "sda"), a_disk(tmp_path, "sdb")]
+    monkeypatch.setattr(erase, "list_disks", lambda: disks)
+    monkeypatch.setattr(erase, "stop", lambda gone: None)
+    monkeypatch.setattr(checks.run_tests, "__defaults__", (None, str(tmp_path / "tests"), (0, 100)))
+    told = Told()
+    told.scripts["agent/test/look"] = script
+    tests = [{"name": "look", "timeout": 30, "sha256": hashlib.sha256(script).hexdigest()}]
+    plan = {"id": "T1", "action": "erase", "mode": "auto", "keep": [{"serial": "S-sdb"}], "tests": tests}
+    erase.action(Work(plan, told))
+    assert [(r["verdict"], r["output"].strip()) for r in told.tested] == [
+        ("pass", f"{disks[0].path} the quick brown fox")
+    ]
+    assert blank(disks[0])
 
 
 # --- what disks can do by themselves ----------------------------------------------------------------------
