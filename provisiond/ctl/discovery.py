@@ -14,6 +14,7 @@ from provisiond.ctl.common import (
     Params,
     ParamsFile,
     Profile,
+    Session,
     StorageFile,
     done,
     given,
@@ -90,9 +91,13 @@ def create_rule(
     priority: Priority = None, group: Group = None, name_pattern: Pattern = None, storage: StorageFile = None,
     network: NetworkFile = None, param: Params = None, params_file: ParamsFile = None, profile: Profile = None,
     approve: Approve = None, build: Build = None, bmc_user: BmcUser = None, enabled: Enabled = None, about: About = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Make none; show which machines that wait it would take.")] = False,
 ) -> None:  # fmt: skip
     """Make a rule. It is asked about machines that report from now on; 'discovery apply' asks it about those that wait."""
     here = session(context)
+    if dry_run:
+        _try(here, given(expression=expression, name_pattern=name_pattern))
+        return
     body = given(
         name=name, expression=expression, priority=priority, group=group, name_pattern=name_pattern, about=about, enabled=enabled,
         storage=read_description(storage), network=read_description(network), parameters=read_parameters(param or [], params_file),
@@ -131,13 +136,16 @@ def test_rule(
     name_pattern: Pattern = None,
     every: Annotated[bool, typer.Option("--all", help="All hosts that told their facts, not only those that wait.")] = False,
     why: Annotated[bool, typer.Option("--why", help="Show the machines it does not take too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, as ever.")] = True,
 ) -> None:  # fmt: skip
     """Show which machines a rule would take, and the names they would get. Nothing changes."""
     here = session(context)
     if (name is None) == (expression is None):
         raise usage("give either the rule's name or --expression")
-    body = given(rule=name, expression=expression, name_pattern=name_pattern, everywhere=every)
+    _try(here, given(rule=name, expression=expression, name_pattern=name_pattern, everywhere=every), why)
+
+
+def _try(here: Session, body: dict[str, Any], why: bool = False) -> None:
+    """Which machines a rule would take; with ``why`` the others too."""
     found = here.client.post("/discovery/test", body)["items"]
     if here.format is not Format.TABLE:
         show_list(found, (), here.format)

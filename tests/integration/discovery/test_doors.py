@@ -23,9 +23,14 @@ async def test_from_racking_to_accepted(tmp_path: Path) -> None:
         code, out, err = await ctl(doors, "-o", "table", "discovery", "list")
         assert code == 0 and "7XK0001" in out and "64 GiB" in out and "rack1-sw1 Ethernet2" in out, err
         code, out, err = await ctl(
-            doors, "-o", "table", "discovery", "rule", "test", "-e", "memory.mib > 40000", "--name-pattern", "big-{{ n }}", "--dry-run"
+            doors, "-o", "table", "discovery", "rule", "create", "big", "memory.mib > 40000", "--name-pattern", "big-{{ n }}", "--dry-run"
         )  # fmt: skip
         assert "big-1" in out and "new-e4434b000201" not in out and "1 of 2 machines" in err
+        assert json.loads((await ctl(doors, "discovery", "rule", "list"))[1]) == []
+        code, out, err = await ctl(
+            doors, "-o", "table", "discovery", "rule", "test", "-e", "memory.mib > 40000", "--why"
+        )
+        assert "new-e4434b000201" in out and "1 of 2 machines" in err
         code, _, err = await ctl(
             doors, "discovery", "rule", "create", "dell", "memory.mb > 1", "--name-pattern", "{{ x }}"
         )
