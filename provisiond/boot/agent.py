@@ -368,7 +368,7 @@ def _tests_of(host: ResolvedHost, settings: Settings) -> list[TestScript]:
     if host.task.kind == "inspect":
         return choose_tests(settings, host.task.options.get("tests", ()))
     if host.task.kind == "erase":
-        wanted = host.parameters.get("erase_tests", ())
+        wanted = host.parameters.get("erase_tests", [])
         if not isinstance(wanted, str | list) or not all(isinstance(name, str) for name in wanted):
             raise Invalid([FieldError("erase_tests", f"host {host.name}: a list of names of hardware tests")])
         return choose_tests(settings, wanted, "erase_tests", erasing=True)

@@ -114,7 +114,8 @@ async def test_ipxe_on_bios(served: Served, tmp_path: Path, method: str) -> None
     entry = f"{served.world.boot_url}/boot/ipxe"
     words = command_line(await boot(host, tmp_path, "Command line:", bootfile=entry))
     base = f"{served.world.boot_url}{host.base}"
-    assert (f"provisiond.url={base}" if method == "image" else f"url={base}/unattended") in words
+    root = f"provisiond.url={served.world.boot_url}"
+    assert (root if method == "image" else f"url={base}/unattended") in words
     assert {"initrd=initrd.img", "console=ttyS0,115200n8", "a=b,c", "d=e;f"} <= set(words)
     assert (await host.deployment()).boots == 1
     await host.set_deployment(built_at=(await host.deployment()).token_expires)
@@ -158,7 +159,8 @@ async def test_pxelinux_on_bios(served: Served, tmp_path: Path) -> None:
     shutil.copy(PXELINUX, tree)
     shutil.copy(LDLINUX, tree)
     words = command_line(await boot(host, tmp_path, "Command line:", bootfile="pxelinux.0", tftp=tree))
-    assert f"provisiond.url={served.world.boot_url}{host.base}" in words
+    assert f"provisiond.url={served.world.boot_url}" in words
+    assert len([word for word in words if word.startswith("provisiond.ticket=")]) == 1
     await host.set_deployment(built_at=(await host.deployment()).token_expires)
     await tftp_tree(served, host, tmp_path / "tftp", config)
     await boot(host, tmp_path, "OWN-DISK-BOOTED", bootfile="pxelinux.0", tftp=tree)
@@ -179,5 +181,6 @@ async def test_grub_on_uefi(served: Served, tmp_path: Path) -> None:
     words = command_line(
         await boot(host, tmp_path, "Command line:", bootfile="grubx64.efi", tftp=tree, uefi=True, rom=False)
     )
-    assert f"provisiond.url={served.world.boot_url}{host.base}" in words
+    assert f"provisiond.url={served.world.boot_url}" in words
+    assert len([word for word in words if word.startswith("provisiond.ticket=")]) == 1
     assert {"a=&b", "c=d;e"} <= set(words)

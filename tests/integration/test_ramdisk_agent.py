@@ -301,7 +301,7 @@ def test_failure_has_message_and_log(door: Door, disk: Path, monkeypatch: pytest
         {
             "id": "d-1",
             "action": "image",
-            "image": {**IMAGE.plan(door.url), "map": f"{door.url}/boot/{'x' * 32}/no"},
+            "image": {**IMAGE.plan(door.url), "map": f"{door.url}/boot/{'Zk9' * 11}/no"},
         },
         {"id": "reboot", "action": "reboot"},
     ]
