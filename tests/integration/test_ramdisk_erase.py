@@ -18,7 +18,7 @@ from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import utcnow
 from provisiond.lifecycle import erasures, tasks
-from tests.boot_world import Served, boot_world
+from tests.boot_world import Built, Served, boot_world
 from tests.lab.kit.fixtures import need
 from tests.lab.kit.lab import build
 from tests.lab.kit.libvirtd import kvm_works
@@ -48,16 +48,16 @@ def disks(folder: Path) -> dict[str, Path]:
 
 
 def machine(
-    ramdisk: Path, files: dict[str, Path], arguments: str, log: Path, mac: str, ssh_port: int
+    ramdisk: Path, files: dict[str, Path], arguments: str, log: Path, host: Built, ssh_port: int
 ) -> subprocess.Popen[bytes]:
     """QEMU with these disks. Its network is one of its own, in which 192.0.2.2 is this machine's loopback; its SSH is at our ``ssh_port``."""
-    network = f"net=192.0.2.0/24,host={GATEWAY},dns=192.0.2.3,dhcpstart=192.0.2.10,ipv6=off,hostfwd=tcp:127.0.0.1:{ssh_port}-192.0.2.10:22"
+    network = f"net=192.0.2.0/24,host={GATEWAY},dns=192.0.2.3,dhcpstart=192.0.2.10,ipv6=off,hostfwd=tcp:127.0.0.1:{ssh_port}-{host.ip}:22"
     drive = "if=none,format=raw,cache=unsafe"
     argv = [
         "qemu-system-x86_64", "-accel", "kvm" if kvm_works() else "tcg,thread=multi", "-m", "768", "-smp", "2", "-nodefaults",
         "-display", "none", "-no-reboot", "-serial", f"file:{log}",
         "-kernel", str(ramdisk / "vmlinuz"), "-initrd", str(ramdisk / "initrd.img"), "-append", f"console=ttyS0 quiet mitigations=off {arguments}",
-        "-netdev", f"user,id=net,{network}", "-device", f"virtio-net-pci,netdev=net,mac={mac},romfile=",
+        "-netdev", f"user,id=net,{network}", "-device", f"virtio-net-pci,netdev=net,mac={host.mac},romfile=",
         "-drive", f"{drive},id=virtio,discard=unmap,file={files['virtio']}", "-device", "virtio-blk-pci,drive=virtio,serial=VIRTIO1",
         "-drive", f"{drive},id=nvme,discard=unmap,file={files['nvme']}", "-device", "nvme,drive=nvme,serial=NVME1",
         # a disk that takes a discard and does nothing
@@ -81,7 +81,7 @@ async def test_erase_and_rescue(served: Served, box: SecretBox, tmp_path: Path) 
     ticket = tickets.issue(box.derived(tickets.PURPOSE), host.mac, host.id, utcnow())
     port = served.world.boot_url.rpartition(":")[2]
     arguments = f"provisiond.url=http://{GATEWAY}:{port} provisiond.ticket={ticket} provisiond.mac={host.mac}"
-    process = machine(ramdisk, files, arguments, log, host.mac, ssh.port)
+    process = machine(ramdisk, files, arguments, log, host, ssh.port)
     watch = Watch(served.world.store, process, log)
     try:
         await watch.until(task, lambda t: t.done_at or t.failed_at)
@@ -93,7 +93,8 @@ async def test_erase_and_rescue(served: Served, box: SecretBox, tmp_path: Path) 
         )
         up = await watch.until(rescue, lambda t: t.failed_at or tasks.is_up(t.progress_text))
         assert up.failed_at is None, up.failure
-        assert up.progress_text.startswith("rescue: ssh root@192.0.2.10 (host key SHA256:"), up.progress_text
+        told = f"rescue: ssh root@{host.ip} (host key SHA256:"  # the rescue gives the host its own address
+        assert up.progress_text.startswith(told), up.progress_text
         await asyncio.to_thread(ssh.check, up.progress_text)
         await host.set(state="active", step="")
         await tasks.end_task(served.world.store, rescue)

@@ -52,9 +52,9 @@ def test_killed_daemon_and_cut_network(lab: Lab, metal: BareMetal) -> None:
     lab.wait(metal.name, "active")
 
 
-@pytest.mark.parametrize("metal", [{"name": "tiny", "disk_gib": 1}], indirect=True)
+@pytest.mark.parametrize("metal", [{"name": "tiny", "disk_gib": 1, "memory_mib": 512}], indirect=True)
 def test_disk_too_small(lab: Lab, metal: BareMetal) -> None:
-    """The failure names the disk and both sizes, and nothing was written."""
+    """The failure names the disk and both sizes, and nothing was written. The machine has 512 MiB of memory."""
     lab.create_metal(metal, "--build", "--handover", "none")
     failure = _failure(lab, metal)
     assert "1024 MiB" in failure and "2048" in failure and metal.name in failure, failure
