@@ -69,9 +69,10 @@ def racked(lab: Lab, firmware: str) -> tuple[float, float]:
         host: dict[str, Any] = {}
 
         def has_address() -> bool:
-            found = [h for h in lab.daemon.api("GET", "/hosts")["items"] if h["name"] == name]
-            host.update(found[0] if found else {})
-            return bool(host and host["interfaces"][0]["ip"])
+            if name not in [found["name"] for found in lab.daemon.api("GET", "/hosts")["items"]]:
+                return False
+            host.update(lab.daemon.host(name))
+            return bool(host["interfaces"][0]["ip"])
 
         _until(has_address, f"{name} to be taken in")
         _until(lambda: _banner(lab, host["interfaces"][0]["ip"]), f"sshd of {name}")
