@@ -15,14 +15,13 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any
 
 import structlog
 from aiohttp import web
 
 from provisiond.boot import plan as plans
-from provisiond.boot import sessions
+from provisiond.boot import said, sessions
 from provisiond.boot.callbacks import clean
 from provisiond.boot.image_source import image_source
 from provisiond.boot.machines import BootWorld, Machine, Machines
@@ -43,9 +42,6 @@ from provisiond.templating.context import BuildUrls
 
 log = structlog.get_logger(__name__)
 
-LIMITS = {"claim": 16 << 10, "facts": 512 << 10, "test": 256 << 10, "log": 1 << 20}
-"""Bytes of a body, by the last part of the path; others have SMALL."""
-SMALL = 128 << 10
 LOG_TAIL = 64 * 1024
 MAX_SPEED_MIB = 1024
 SPEED_TESTS = 4  # at once: they are to measure the network, and machines are built meanwhile
@@ -112,11 +108,13 @@ class _Door:
 
     async def claim(self, request: web.Request) -> web.Response:
         """{"ticket", "secret", "identity": {"macs", "serial", "uuid"}, "version": 1} -> {"session", "host"}."""
-        body = await _body(request)
+        body = await said.body_of(request)
         if body.get("version") != 1:
             raise AgentRefused(400, "this daemon speaks version 1 with its ramdisk: make the ramdisk anew")
         identity = sessions.identity_of(body.get("identity"), request.remote or "")
-        claimed = await sessions.claim(self._world, _text(body, "ticket"), _text(body, "secret"), identity)
+        claimed = await sessions.claim(
+            self._world, said.text(body, "ticket"), said.text(body, "secret"), identity
+        )
         return _json({"session": claimed.session, "host": claimed.host})
 
     async def _prove(self, request: web.Request) -> tuple[Any, Machine]:
@@ -159,13 +157,7 @@ class _Door:
     async def _give_up(self, machine: Machine, error: Exception) -> None:
         """What cannot be served fails the work at once, with the reason, instead of by its time limit."""
         log.error("agent.not_servable", host=machine.name, error=str(error))
-        host = machine.host
-        if host is None:
-            return
-        if machine.target.builds and host.deployment is not None:
-            await signals.failed(self._world.store, host.deployment.id, str(error), "")
-        elif machine.target.tasked and host.task is not None:
-            await tasks.task_failed(self._world.store, host.task.id, str(error), "")
+        await self._machines.give_up(machine, str(error))
 
     async def test_script(self, request: web.Request) -> web.Response:
         """The script of a hardware test."""
@@ -212,13 +204,13 @@ class _Door:
 
     async def progress(self, request: web.Request) -> web.Response:
         """{"id", "percent", "text", "done", "total"} -> {"go": true}, or {"go": false, "why"}: the work is not wanted any more."""
-        body = await _body(request)
+        body = await said.body_of(request)
         _, machine = await self._prove(request)
-        work, percent = _text(body, "id"), body.get("percent")
+        work, percent = said.text(body, "id"), body.get("percent")
         if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
             raise web.HTTPBadRequest(text="percent must be a number from 0 to 100")
         text = " ".join(self._told(machine, body, "text", 256).split())
-        done, total = _count(body, "done"), _count(body, "total")
+        done, total = said.count(body, "done"), said.count(body, "total")
         why = await self._go(machine, work, int(percent), text, done, total)
         return _json({"go": False, "why": why} if why else {"go": True})
 
@@ -241,23 +233,23 @@ class _Door:
 
     async def done(self, request: web.Request) -> web.Response:
         """{"id", "result"}: the plan is carried out."""
-        body = await _body(request)
+        body = await said.body_of(request)
         _, machine = await self._prove(request)
-        work, result = _text(body, "id"), body.get("result")
+        work, result = said.text(body, "id"), body.get("result")
         if _is_build(machine, work):
             await signals.built(self._world.store, work)
         elif _is_task(machine, work):
             assert machine.host is not None
-            said = result if isinstance(result, dict) else {}
-            await controllers.keep(self._world, machine.host.id, machine.host.task, said)
-            await tasks.task_done(self._world.store, work, said)
+            given = result if isinstance(result, dict) else {}
+            await controllers.keep(self._world, machine.host.id, machine.host.task, given)
+            await tasks.task_done(self._world.store, work, given)
         return _json({})
 
     async def failed(self, request: web.Request) -> web.Response:
         """{"id", "message", "log"}: it cannot be carried out."""
-        body = await _body(request)
+        body = await said.body_of(request)
         _, machine = await self._prove(request)
-        work = _text(body, "id")
+        work = said.text(body, "id")
         message = " ".join(self._told(machine, body, "message", 2048).split())
         message = message or "the ramdisk reported a failure without a message"
         tail = self._told(machine, body, "log", LOG_TAIL).encode()[-LOG_TAIL:].decode("utf-8", "ignore")
@@ -269,20 +261,20 @@ class _Door:
 
     async def log(self, request: web.Request) -> web.Response:
         """{"id", "text"}: the whole log of the work; kept beside the database."""
-        body = await _body(request)
+        body = await said.body_of(request)
         _, machine = await self._prove(request)
         if machine.host is not None:
             text = self._told(machine, body, "text", agent_logs.LOG_BYTES)
             folder = self._world.settings.state.agent_log_dir
             try:
-                await asyncio.to_thread(agent_logs.keep, folder, machine.host.id, _text(body, "id"), text)
+                await asyncio.to_thread(agent_logs.keep, folder, machine.host.id, said.text(body, "id"), text)
             except ValueError as error:
                 raise web.HTTPBadRequest(text=str(error)) from None
         return _json({})
 
     async def facts(self, request: web.Request) -> web.Response:
         """What the machine is made of -> {"host": name}."""
-        body = await _body(request)
+        body = await said.body_of(request)
         session, _ = await self._prove(request)
         facts = Facts.model_validate(body)
         try:
@@ -295,18 +287,18 @@ class _Door:
 
     async def test(self, request: web.Request) -> web.Response:
         """{"id", "name", "verdict", "output", "seconds"}: one hardware test is through."""
-        body = await _body(request)
+        body = await said.body_of(request)
         _, machine = await self._prove(request)
-        seconds, name = body.get("seconds"), _text(body, "name")[:64]
+        seconds, name = body.get("seconds"), said.text(body, "name")[:64]
         if not name:
             raise web.HTTPBadRequest(text="name must say which test it was")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
             seconds = 0.0
         output = self._told(machine, body, "output", tasks.TEST_OUTPUT)
-        if _is_task(machine, work := _text(body, "id")):
+        if _is_task(machine, work := said.text(body, "id")):
             try:
                 await tasks.record_test(
-                    self._world.store, work, name, _text(body, "verdict"), output, float(seconds)
+                    self._world.store, work, name, said.text(body, "verdict"), output, float(seconds)
                 )
             except Conflict as error:
                 raise web.HTTPBadRequest(text=str(error)) from None
@@ -314,19 +306,19 @@ class _Door:
 
     async def erased(self, request: web.Request) -> web.Response:
         """{"id", "disk", "method", "started", "ended", "verified", "message"}: one disk was erased, or it was tried."""
-        body = await _body(request)
+        body = await said.body_of(request)
         _, machine = await self._prove(request)
-        if _is_task(machine, work := _text(body, "id")):
+        if _is_task(machine, work := said.text(body, "id")):
             await tasks.record_erasure(
-                self._world.store, work, _disk(body.get("disk")), method=clean(_text(body, "method"), 32) or "unknown",
-                started=_time(body, "started"), ended=_time(body, "ended"), verified=body.get("verified") is True,
+                self._world.store, work, said.disk_of(body.get("disk")), method=clean(said.text(body, "method"), 32) or "unknown",
+                started=said.time_of(body, "started"), ended=said.time_of(body, "ended"), verified=body.get("verified") is True,
                 message=self._told(machine, body, "message", 1024),
             )  # fmt: skip
         return _json({})
 
     def _told(self, machine: Machine, body: dict[str, Any], name: str, limit: int) -> str:
         """A text of the machine's without control characters, tokens, tickets and secrets of its host."""
-        text = clean(_text(body, name), limit)
+        text = clean(said.text(body, name), limit)
         host = machine.host
         if host is None:
             return text
@@ -347,21 +339,6 @@ def _is_task(machine: Machine, work: str) -> bool:
     return machine.host is not None and machine.host.task is not None and machine.host.task.id == work
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
-    """The JSON object of the body. Raises HTTPBadRequest, HTTPRequestEntityTooLarge."""
-    limit = LIMITS.get(request.path.rpartition("/")[2], SMALL)
-    raw = await request.read()
-    if len(raw) > limit:
-        raise web.HTTPRequestEntityTooLarge(limit, len(raw), text=f"more than {limit} bytes")
-    try:
-        value = json.loads(raw or b"{}")
-    except (ValueError, RecursionError):
-        raise web.HTTPBadRequest(text="the body is not JSON") from None
-    if not isinstance(value, dict):
-        raise web.HTTPBadRequest(text="the body is not a JSON object")
-    return value
-
-
 def _tests_of(host: ResolvedHost, settings: Settings) -> list[TestScript]:
     """The hardware tests of the host's task: what an inspection was asked for, and the parameter erase_tests before an erasure. Blocks."""
     assert host.task is not None
@@ -373,34 +350,6 @@ def _tests_of(host: ResolvedHost, settings: Settings) -> list[TestScript]:
             raise Invalid([FieldError("erase_tests", f"host {host.name}: a list of names of hardware tests")])
         return choose_tests(settings, wanted, "erase_tests", erasing=True)
     return []
-
-
-def _text(body: dict[str, Any], name: str) -> str:
-    """A field as text; '' where it is missing or something else. Lone surrogates, which no database takes, become '?'."""
-    value = body.get(name)
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
-
-
-def _count(body: dict[str, Any], name: str) -> int:
-    value = body.get(name)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 62
-    return int(value) if good and value is not None else 0
-
-
-def _time(body: dict[str, Any], name: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(_text(body, name))
-    except ValueError:
-        raise web.HTTPBadRequest(text=f"{name} must be a time as ISO 8601 writes it") from None
-    if at.tzinfo is None:
-        raise web.HTTPBadRequest(text=f"{name} must say its time zone")
-    return at
-
-
-def _disk(given: Any) -> dict[str, Any]:
-    said = given if isinstance(given, dict) else {}
-    texts = {name: clean(_text(said, name), 128) for name in ("name", "path", "model", "serial", "wwn")}
-    return {**texts, "size": _count(said, "size")}
 
 
 def _json(value: Any) -> web.Response:

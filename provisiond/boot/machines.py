@@ -171,6 +171,14 @@ class Machines:
         )
         return replace(machine, target=Target(Boot.LOCAL, why))
 
+    async def give_up(self, machine: Machine, why: str) -> None:
+        """What the machine is to boot cannot be served: its build or its task fails at once with the reason, not by its time limit."""
+        host = machine.host
+        if machine.target.builds and host is not None and host.deployment is not None:
+            await signals.failed(self.world.store, host.deployment.id, why, "")
+        elif machine.target.tasked and host is not None and host.task is not None:
+            await tasks.task_failed(self.world.store, host.task.id, why)
+
     def token_of(self, machine: Machine) -> str:
         """The token of the machine's build, out of its encrypted copy."""
         assert machine.host is not None and machine.host.deployment is not None

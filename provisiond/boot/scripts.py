@@ -17,7 +17,6 @@ from provisiond.boot.target import Boot, Target
 from provisiond.config import Settings
 from provisiond.errors import ProvisiondError, RenderError
 from provisiond.inventory.tables import utcnow
-from provisiond.lifecycle import signals, tasks
 from provisiond.media.ramdisk import folder as ramdisk_folder
 from provisiond.templating.context import BootFiles, BuildUrls
 
@@ -163,8 +162,4 @@ class Scripts:
 
     async def _give_up(self, machine: Machine, error: ProvisiondError) -> None:
         log.error("boot.not_servable", host=machine.name, error=str(error))
-        host = machine.host
-        if machine.target.builds and host is not None and host.deployment is not None:
-            await signals.failed(self._world.store, host.deployment.id, str(error), "")
-        elif machine.target.tasked and host is not None and host.task is not None:
-            await tasks.task_failed(self._world.store, host.task.id, str(error))
+        await self._machines.give_up(machine, str(error))

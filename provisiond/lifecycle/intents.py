@@ -53,16 +53,7 @@ async def ask(
         return
     if step := LEAVING.get((state, verb)):
         await history.add(session, host=host, kind=f"intent.{verb}", actor=actor, cause=cause)
-        await rows.move_host(
-            session,
-            host.id,
-            utcnow(),
-            step=step,
-            step_since=None,
-            attempts=0,
-            failure=None,
-            failure_kind=None,
-        )
+        await _begin_step(session, host, step)
         return
     target = TRANSITIONS.get((state, verb))
     if target is None and verb in WANTED_LATER.get(state, ()):
@@ -225,15 +216,11 @@ async def _retry(session: AsyncSession, host: Any, actor: str, cause: str) -> No
     if host.task_id is not None:
         await tasks.task_again(session, host.task_id)
     await history.add(session, host=host, kind="intent.retry", actor=actor, cause=cause)
-    step = retry_step(State(host.state), host.step)
+    await _begin_step(session, host, retry_step(State(host.state), host.step), deadline_at=None)
+
+
+async def _begin_step(session: AsyncSession, host: Any, step: str, **columns: Any) -> None:
+    """Put ``host`` at ``step`` of its state as if it had never been tried."""
     await rows.move_host(
-        session,
-        host.id,
-        utcnow(),
-        step=step,
-        step_since=None,
-        attempts=0,
-        failure=None,
-        failure_kind=None,
-        deadline_at=None,
-    )
+        session, host.id, utcnow(), step=step, step_since=None, attempts=0, failure=None, failure_kind=None, **columns
+    )  # fmt: skip

@@ -22,7 +22,7 @@ from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Deployment, new_id, new_row, table, utcnow
 from provisiond.lifecycle.outcome import Complete, Continue, Failed, Outcome, Step
 from provisiond.lifecycle.states import ramdisk
-from provisiond.lifecycle.states.ramdisk import boot_patience, from_image, network_boot
+from provisiond.lifecycle.states.ramdisk import from_image, network_boot
 from provisiond.lifecycle.world import World
 
 _DEPLOYMENT = table(Deployment)
@@ -138,17 +138,11 @@ async def install(host: ResolvedHost, world: World) -> Outcome:
         )
     if deployment.built_at is not None:
         return Complete("the machine says it is built")
-    patience = boot_patience(host)
     begun = deployment.boots or deployment.progress or deployment.progress_text
     if not begun and host.row.step_since is not None:
-        waited = utcnow() - host.row.step_since
-        if waited > patience:
-            return Failed(
-                f"host {host.name} never asked for its boot program in {patience.total_seconds() / 60:.0f} minutes: check that it is on, boots "
-                f"from the network, and that the MAC {host.mac} is right; then 'provisionctl host retry {host.name}'",
-                retryable=False, kind="no-boot",
-            )  # fmt: skip
-        return Continue("waiting for the machine to boot", after=(patience - waited).total_seconds() + 0.1)
+        return ramdisk.booting(
+            host, host.row.step_since, "its boot program", "waiting for the machine to boot"
+        )
     doing = f"installing: {deployment.progress} % {deployment.progress_text}".strip()
     if host.row.method == "image":
         return await ramdisk.heard(host, world, doing)

@@ -93,13 +93,8 @@ def waiting(host: ResolvedHost, doing: str) -> Outcome | None:
     if task.failed_at is not None:
         return Failed(f"{task.failure}; mend it, {again}", retryable=False, kind=task.kind)
     if task.started_at is None and task.boots == 0:
-        since, patience = host.row.step_since or utcnow(), boot_patience(host)
-        late = Failed(
-            f"host {host.name} never asked for its ramdisk in {patience.total_seconds() / 60:.0f} minutes: check that it is on, boots "
-            f"from the network, and that the MAC {host.mac} is right; {again}",
-            retryable=False, kind="no-boot",
-        )  # fmt: skip
-        return _patient(since, patience, late, "waiting for the machine to boot its ramdisk")
+        since = host.row.step_since or utcnow()
+        return booting(host, since, "its ramdisk", "waiting for the machine to boot its ramdisk")
     since = max(task.updated_at, host.row.step_since or task.updated_at)
     patience = _minutes(host, "silent_minutes", SILENT_MINUTES)
     at = f"{task.progress} % {task.progress_text}".strip()
@@ -136,7 +131,7 @@ async def leave(host: ResolvedHost, world: World, *, power: PowerAction) -> Outc
     when its host was deleted meanwhile, is discovered again.
     """
     off = power is PowerAction.OFF
-    columns: dict[str, Any] = {"task_id": None}
+    columns, finish = end(host)
     reach, told = world.power_of(host), "its power is left to the operator"
     if reach is not None:
         driver, target = reach
@@ -149,8 +144,7 @@ async def leave(host: ResolvedHost, world: World, *, power: PowerAction) -> Outc
 
     async def write(session: AsyncSession) -> None:
         await end_sessions(session, host)
-        if host.row.task_id is not None:
-            await tasks.finish(session, host.row.task_id)
+        await finish(session)
 
     return Complete(f"boots from {'the network' if off else 'disk'}; {told}", host=columns, write=write)
 
@@ -170,9 +164,15 @@ def end(host: ResolvedHost) -> tuple[dict[str, Any], Write]:
     return {"task_id": None}, write
 
 
-def boot_patience(host: ResolvedHost) -> timedelta:
-    """How long this machine may take from power-on to asking for its boot program."""
-    return _minutes(host, "boot_minutes", BOOT_MINUTES)
+def booting(host: ResolvedHost, since: datetime, what: str, text: str) -> Outcome:
+    """Waiting for a machine, started at ``since``, to ask for ``what``: Continue, or Failed when it takes too long."""
+    patience = _minutes(host, "boot_minutes", BOOT_MINUTES)
+    late = Failed(
+        f"host {host.name} never asked for {what} in {patience.total_seconds() / 60:.0f} minutes: check that it is on, boots "
+        f"from the network, and that the MAC {host.mac} is right; then 'provisionctl host retry {host.name}'",
+        retryable=False, kind="no-boot",
+    )  # fmt: skip
+    return _patient(since, patience, late, text)
 
 
 # --- inner -----------------------------------------------------------------------------------------------
