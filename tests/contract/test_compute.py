@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -656,6 +657,35 @@ async def test_a_lost_connection_comes_back(real: LibvirtWorld) -> None:
     real.power(wanted.uuid, on=True)  # perhaps before the listener is back: then it is told at its first look
     await until(lambda: heard and heard[-1] == MachineEvent(wanted.uuid, "started"))
     task.cancel()
+
+
+async def test_closing_while_somebody_listens(real: LibvirtWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt's event thread, which every connection needs, outlives a driver that is closed while a listener is ending."""
+    await real.compute.ensure(real.target, spec())
+    heard, ending = asyncio.Event(), threading.Event()
+    deregister = libvirt.libvirtmod.virConnectDomainEventDeregisterAny
+
+    def slowly(*args: Any) -> Any:
+        ending.set()
+        time.sleep(0.5)  # libvirt's own lock may be taken for as long as this
+        return deregister(*args)
+
+    monkeypatch.setattr(libvirt.libvirtmod, "virConnectDomainEventDeregisterAny", slowly)
+
+    async def listen() -> None:
+        async for _ in real.compute.events(real.target):
+            heard.set()
+
+    task = asyncio.create_task(listen())
+    await heard.wait()
+    task.cancel()
+    await asyncio.to_thread(ending.wait)
+    await real.compute.close()
+    await asyncio.gather(task, return_exceptions=True)
+    turned = threading.Event()
+    number = libvirt.virEventAddTimeout(0, lambda *_: turned.set(), None)
+    assert await asyncio.to_thread(turned.wait, 10)
+    libvirt.virEventRemoveTimeout(number)
 
 
 async def test_a_frozen_hypervisor_is_noticed(real: LibvirtWorld, monkeypatch: pytest.MonkeyPatch) -> None:

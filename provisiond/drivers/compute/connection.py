@@ -103,19 +103,62 @@ def translate(error: libvirt.libvirtError, target: HypervisorTarget, doing: str)
     return DriverUnavailable(text)
 
 
+class Link:
+    """An open connection and the callbacks for events that are registered on it. Its methods block.
+
+    A callback holds a reference to its connection. Were a callback taken away after close() it would be the last one, and
+    libvirt (9.0) would close the connection while it holds the very lock that closing takes: that thread and libvirt's event
+    thread, and with it every connection of the process, would stand still for ever. So callbacks always go first.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self._lock = threading.Lock()
+        self._callbacks: set[int] = set()
+
+    def listen(self, heard: Callable[[Any, Any, int, int, Any], None]) -> int:
+        """Have ``heard`` called, in libvirt's event thread, with every life-cycle event; the number is for deafen()."""
+        with self._lock:
+            number: int = self.connection.domainEventRegisterAny(
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, heard, None
+            )
+            self._callbacks.add(number)
+            return number
+
+    def deafen(self, number: int) -> None:
+        """Take a callback away; one that is gone already is fine."""
+        with self._lock:
+            if number in self._callbacks:
+                self._callbacks.discard(number)
+                with contextlib.suppress(libvirt.libvirtError):
+                    self.connection.domainEventDeregisterAny(number)
+
+    def close(self) -> None:
+        """Close it, its callbacks first."""
+        with self._lock:
+            while self._callbacks:
+                with contextlib.suppress(libvirt.libvirtError):
+                    self.connection.domainEventDeregisterAny(self._callbacks.pop())
+            self.connection.close()
+
+
 class Connections:
     """The open connections of one driver. ``run`` is how everything else reaches a hypervisor."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(THREADS)
-        self._opening: dict[str, asyncio.Task[Any]] = {}
+        self._opening: dict[str, asyncio.Task[Link]] = {}
 
     async def run(self, target: HypervisorTarget, doing: str, work: Callable[[Any], T]) -> T:
         """``work(connection)`` in a thread. ``doing`` completes the sentence of an error ("make web01").
 
         Raises DriverUnavailable when the hypervisor cannot be reached or broke off, DriverRejected when it said no.
         """
-        connection = await self.get(target)
+        return await self.on(await self.get(target), target, doing, work)
+
+    async def on(self, link: Link, target: HypervisorTarget, doing: str, work: Callable[[Any], T]) -> T:
+        """run(), on a connection that is open."""
+        connection = link.connection
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 return await self.thread(lambda: work(connection))
@@ -161,14 +204,14 @@ class Connections:
         threading.Thread(target=run, name="libvirt", daemon=True).start()
         return await future
 
-    async def get(self, target: HypervisorTarget) -> Any:
+    async def get(self, target: HypervisorTarget) -> Link:
         """The open connection to ``target``, opened if need be; many callers wait for one attempt."""
         uri, _ = split_uri(target.uri)
         task = self._opening.get(uri)
         if (
             task is not None
             and task.done()
-            and (task.cancelled() or task.exception() or not alive(task.result()))
+            and (task.cancelled() or task.exception() or not alive(task.result().connection))
         ):
             task = None
         if task is None:
@@ -207,12 +250,12 @@ def alive(connection: Any) -> bool:
         return False
 
 
-def _open(uri: str) -> Any:
+def _open(uri: str) -> Link:
     start_events()
     connection = libvirt.open(uri)
     with contextlib.suppress(libvirt.libvirtError):  # a driver inside the process has nothing to keep alive
         connection.setKeepAlive(*KEEPALIVE)
-    return connection
+    return Link(connection)
 
 
 # --- libvirt's own event loop ---------------------------------------------------------------------------

@@ -62,19 +62,24 @@ async def _connected(
             with contextlib.suppress(RuntimeError):  # the asyncio loop may have ended before libvirt's
                 loop.call_soon_threadsafe(queue.put_nowait, MachineEvent(domain.UUIDString(), _KINDS[event]))
 
-    def listen(connection: Any) -> tuple[Any, int, list[Machine]]:
-        number = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, heard, None)
-        # listening comes first: what changes while the list is read is told after it
-        return connection, number, list_machines(connection)
+    link = await connections.get(target)
 
-    connection, number, machines = await connections.run(target, "cannot listen to events", listen)
+    def listen(connection: Any) -> tuple[int, list[Machine]]:
+        number = link.listen(heard)  # comes first: what changes while the list is read is told after it
+        try:
+            return number, list_machines(connection)
+        except libvirt.libvirtError:
+            link.deafen(number)
+            raise
+
+    number, machines = await connections.on(link, target, "cannot listen to events", listen)
     try:
         known = {machine.uuid for machine in machines}
         for machine in machines:
             yield MachineEvent(
                 machine.uuid, "started" if machine.state is MachineState.RUNNING else "stopped"
             )
-        while alive(connection):
+        while alive(link.connection):
             try:
                 async with asyncio.timeout(ALIVE_SECONDS):
                     event = await queue.get()
@@ -92,8 +97,8 @@ async def _connected(
                 yield event
         raise DriverUnavailable(f"hypervisor {target.name}: the connection broke")
     finally:
-        with contextlib.suppress(libvirt.libvirtError, RuntimeError):
-            await connections.thread(partial(connection.domainEventDeregisterAny, number))
+        with contextlib.suppress(RuntimeError):
+            await connections.thread(partial(link.deafen, number))
 
 
 def _is_ours(connection: Any, uuid: str) -> bool:
