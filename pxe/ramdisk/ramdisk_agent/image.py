@@ -212,7 +212,7 @@ def _mount(part: str, root: dict[str, Any]) -> str:
 
 
 def _boot_entry(work: Work, disk: str) -> None:
-    from ramdisk_agent import bootloader
+    from ramdisk_agent import efi_entries
 
     work.progress(97, "setting the boot entry of the firmware")
-    bootloader.efi_entry(work, disk)
+    efi_entries.efi_entry(work, disk)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ramdisk_agent import bootloader, filesystems, mounts, tables, wipe
+from ramdisk_agent import bootloader, efi_entries, filesystems, mounts, tables, wipe
 from ramdisk_agent.layout import Made, mapping_name
 from ramdisk_agent.run import run
 from ramdisk_agent.work import Failed, Work
@@ -149,7 +149,7 @@ def mount_of(part: dict[str, Any], old: dict[str, str]) -> str | None:
         if mount and mount.startswith("/") and mount != "/":
             return mount if re.fullmatch(r"(/[A-Za-z0-9._-]+)+", mount) and ".." not in mount else None
     kind = str(part.get("type") or "").upper()
-    if kind in bootloader.ESP_TYPES:
+    if kind in efi_entries.ESP_TYPES:
         return "/boot/efi"
     return "/boot" if kind == _BOOT_TYPE or str(part.get("label")).lower() == "boot" else None
 

@@ -1,4 +1,4 @@
-"""The firmware's boot entries, what an image must have, and which partition grows."""
+"""What an image must have to start, its own boot entries, and which of its partitions grow or are mounted."""
 
 from pathlib import Path
 from typing import Any
@@ -7,51 +7,8 @@ import pytest
 
 from provisiond.inventory.storage import Storage
 from provisiond.templating.disks import plan_storage
-from ramdisk_agent import bootloader, grow, settle
+from ramdisk_agent import bootloader, efi_entries, grow, settle
 from ramdisk_agent.work import Failed
-
-# efibootmgr 17 under OVMF, booted over the network
-LISTING = """BootCurrent: 0003
-Timeout: 0 seconds
-BootOrder: 0000,0003,0002
-Boot0000* UiApp
-Boot0002* UEFI Misc Device\tPciRoot(0x0)/Pci(0x3,0x0){auto_created_boot_option}
-Boot0003* UEFI PXEv4 (MAC:525400123456)\tPciRoot(0x0)/Pci(0x2,0x0)/MAC(525400123456,1)/IPv4(0.0.0.0,0,DHCP)
-Boot0004  debian
-"""
-
-
-def test_entries_are_read() -> None:
-    """Numbers, labels without paths, order, the entry this boot came by; an inactive entry counts too."""
-    found = bootloader.parse(LISTING)
-    assert found.entries["0003"] == "UEFI PXEv4 (MAC:525400123456)"
-    assert found.entries["0004"] == "debian"
-    assert (found.order, found.current, found.next) == (["0000", "0003", "0002"], "0003", None)
-
-
-@pytest.mark.parametrize(
-    ("order", "current", "wanted"),
-    [
-        (["0000", "0003", "0002"], "0003", ["0003", "0005", "0000", "0002"]),
-        (["0003", "0005"], "0003", ["0003", "0005"]),
-        (["0000", "0002"], "0009", ["0005", "0000", "0002"]),
-        ([], None, ["0005"]),
-    ],
-)
-def test_the_network_stays_first(order: list[str], current: str | None, wanted: list[str]) -> None:
-    """The new entry comes behind the one this boot came by; first where that one is in no order."""
-    assert bootloader.ordered(order, "0005", current) == wanted
-
-
-def test_the_loader_on_an_esp(tmp_path: Path) -> None:
-    """Shim before GRUB, a vendor's before the one that belongs to everybody."""
-    for name in ("EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/debian/grubx64.efi"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert bootloader.find_loader(tmp_path, "x64") == r"\EFI\debian\grubx64.efi"
-    (tmp_path / "EFI/debian/shimx64.efi").touch()
-    assert bootloader.find_loader(tmp_path, "x64") == r"\EFI\debian\shimx64.efi"
-    assert bootloader.find_loader(tmp_path, "aa64") is None
 
 
 def plan(firmware: str = "bios", **storage: Any) -> dict[str, Any]:
@@ -120,4 +77,4 @@ def test_where_an_images_other_partitions_are_mounted() -> None:
     assert settle.mount_of({**part, "label": None}, {"UUID=ab12": "/home"}) == "/home"
     assert settle.mount_of({**part, "label": None}, {"UUID=ab12": "/../dev"}) is None
     assert settle.mount_of({**part, "label": None}, {}) is None
-    assert settle.mount_of({**part, "type": bootloader.ESP_TYPES[0]}, {}) == "/boot/efi"
+    assert settle.mount_of({**part, "type": efi_entries.ESP_TYPES[0]}, {}) == "/boot/efi"
