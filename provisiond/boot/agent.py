@@ -35,7 +35,7 @@ from provisiond.errors import Conflict, FieldError, Invalid, NotFound, RenderErr
 from provisiond.inventory.facts import Facts
 from provisiond.inventory.masking import cut_out
 from provisiond.inventory.resolve import ResolvedHost
-from provisiond.lifecycle import agent_logs, signals, tasks
+from provisiond.lifecycle import agent_logs, signals, task_signals
 from provisiond.lifecycle.table import RESTING, State
 from provisiond.media.hardware_tests import BadTest, TestScript, choose_tests, find_test, script
 from provisiond.templating.context import BuildUrls
@@ -228,7 +228,7 @@ class _Door:
         if host is not None and host.task is not None and host.task.id == work:
             if not machine.target.tasked:
                 return machine.target.why
-            return await tasks.task_progress(store, work, percent, text, done, total)
+            return await task_signals.progress(store, work, percent, text, done, total)
         return "this work is over: its host has something else to do"
 
     async def done(self, request: web.Request) -> web.Response:
@@ -242,7 +242,7 @@ class _Door:
             assert machine.host is not None
             given = result if isinstance(result, dict) else {}
             await controllers.keep(self._world, machine.host.id, machine.host.task, given)
-            await tasks.task_done(self._world.store, work, given)
+            await task_signals.done(self._world.store, work, given)
         return _json({})
 
     async def failed(self, request: web.Request) -> web.Response:
@@ -256,7 +256,7 @@ class _Door:
         if _is_build(machine, work):
             await signals.failed(self._world.store, work, message, tail)
         elif _is_task(machine, work):
-            await tasks.task_failed(self._world.store, work, message, tail)
+            await task_signals.failed(self._world.store, work, message, tail)
         return _json({})
 
     async def log(self, request: web.Request) -> web.Response:
@@ -294,10 +294,10 @@ class _Door:
             raise web.HTTPBadRequest(text="name must say which test it was")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
             seconds = 0.0
-        output = self._told(machine, body, "output", tasks.TEST_OUTPUT)
+        output = self._told(machine, body, "output", task_signals.TEST_OUTPUT)
         if _is_task(machine, work := said.text(body, "id")):
             try:
-                await tasks.record_test(
+                await task_signals.record_test(
                     self._world.store, work, name, said.text(body, "verdict"), output, float(seconds)
                 )
             except Conflict as error:
@@ -309,7 +309,7 @@ class _Door:
         body = await said.body_of(request)
         _, machine = await self._prove(request)
         if _is_task(machine, work := said.text(body, "id")):
-            await tasks.record_erasure(
+            await task_signals.record_erasure(
                 self._world.store, work, said.disk_of(body.get("disk")), method=clean(said.text(body, "method"), 32) or "unknown",
                 started=said.time_of(body, "started"), ended=said.time_of(body, "ended"), verified=body.get("verified") is True,
                 message=self._told(machine, body, "message", 1024),

@@ -22,7 +22,7 @@ from provisiond.inventory.resolve import ResolvedHost, host_by_mac, host_by_toke
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Host, Interface, Subnet, table
-from provisiond.lifecycle import signals, tasks
+from provisiond.lifecycle import signals, task_signals
 from provisiond.lifecycle.states.building import by_network
 from provisiond.templating.context import BuildUrls
 from provisiond.templating.release import Renderings
@@ -160,7 +160,7 @@ class Machines:
             return machine
         _remember(self._counted, task_id, now)
         limit = self.world.settings.boot.loop_limit
-        count, go = await tasks.task_boot(self.world.store, task_id, limit=limit)
+        count, go = await task_signals.boot_asked(self.world.store, task_id, limit=limit)
         log.info("boot.handed_out", host=machine.name, what=str(machine.target.boot), boots=count)
         if go:
             return machine
@@ -177,7 +177,7 @@ class Machines:
         if machine.target.builds and host is not None and host.deployment is not None:
             await signals.failed(self.world.store, host.deployment.id, why, "")
         elif machine.target.tasked and host is not None and host.task is not None:
-            await tasks.task_failed(self.world.store, host.task.id, why)
+            await task_signals.failed(self.world.store, host.task.id, why)
 
     def token_of(self, machine: Machine) -> str:
         """The token of the machine's build, out of its encrypted copy."""

@@ -36,7 +36,7 @@ class Target:
 
     @property
     def tasked(self) -> bool:
-        """Whether this boot is for the host's task, and so is counted there (lifecycle.tasks.task_boot)."""
+        """Whether this boot is for the host's task, and so is counted there (lifecycle.task_signals.boot_asked)."""
         return self.boot in TASK_STEPS
 
 

@@ -24,7 +24,7 @@ _ADD = insert(_bmc)
 async def keep(world: DiscoveryWorld, host_id: str, task: Any, result: Mapping[str, Any]) -> None:
     """Write the host's BMC down as ``result["bmc"]`` (address, username) says, with the password out of the task's secret.
 
-    ``task`` is its inspect task (a row), asked before ``tasks.task_done``, which empties the secret. May be repeated; a result without
+    ``task`` is its inspect task (a row), asked before ``task_signals.done``, which empties the secret. May be repeated; a result without
     a controller, and a task without a secret, change nothing.
     """
     told = result.get("bmc")

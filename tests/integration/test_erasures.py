@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.tables import Host, utcnow
-from provisiond.lifecycle import erasures, tasks
+from provisiond.lifecycle import erasures, task_signals, tasks
 from tests.integration.doors import Doors, open_doors
 
 SUBNET = {"name": "lab", "cidr": "192.0.2.0/24", "pools": [["192.0.2.10", "192.0.2.20"]]}
@@ -42,10 +42,12 @@ async def host_with_records(doors: Doors) -> str:
             "size": 960 * 10**9,
         }
         since = begun + timedelta(minutes=number)
-        await tasks.record_erasure(
+        await task_signals.record_erasure(
             doors.deps.store, task, disk, method=method, started=since, ended=since + timedelta(seconds=30), verified=verified, message=message
         )  # fmt: skip
-    await tasks.record_test(doors.deps.store, task, "smart", "degraded", "12 sectors reallocated\n", 2.5)
+    await task_signals.record_test(
+        doors.deps.store, task, "smart", "degraded", "12 sectors reallocated\n", 2.5
+    )
     await tasks.end_task(doors.deps.store, task)
     return str(made["id"])
 

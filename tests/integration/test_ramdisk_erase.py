@@ -17,7 +17,7 @@ from provisiond.boot import tickets
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import utcnow
-from provisiond.lifecycle import erasures, tasks
+from provisiond.lifecycle import erasures, task_signals, tasks
 from tests.boot_world import Built, Served, boot_world
 from tests.lab.kit.fixtures import need
 from tests.lab.kit.lab import build
@@ -91,7 +91,7 @@ async def test_erase_and_rescue(served: Served, box: SecretBox, tmp_path: Path) 
         rescue = await tasks.open_task(
             served.world.store, "web01", "rescue", {"keys": [ssh.public]}, actor="user:ann"
         )
-        up = await watch.until(rescue, lambda t: t.failed_at or tasks.is_up(t.progress_text))
+        up = await watch.until(rescue, lambda t: t.failed_at or task_signals.is_up(t.progress_text))
         assert up.failed_at is None, up.failure
         told = f"rescue: ssh root@{host.ip} (host key SHA256:"  # the rescue gives the host its own address
         assert up.progress_text.startswith(told), up.progress_text

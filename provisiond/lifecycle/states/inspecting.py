@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from provisiond.drivers.power import PowerAction
 from provisiond.errors import Unsupported
 from provisiond.inventory.resolve import ResolvedHost
-from provisiond.lifecycle import tasks
+from provisiond.lifecycle import task_signals, tasks
 from provisiond.lifecycle.outcome import Complete, Failed, Note, Outcome, Step, Write
 from provisiond.lifecycle.states import ramdisk
 from provisiond.lifecycle.table import Verb
@@ -69,7 +69,7 @@ async def wait(host: ResolvedHost, world: World) -> Outcome:
     if standing is not None:
         return standing
     assert host.task is not None
-    failed = await tasks.failed_tests(world.store, host.task.id)
+    failed = await task_signals.failed_tests(world.store, host.task.id)
     if not failed:
         return Complete("inspected")
     text = f"hardware tests failed: {', '.join(failed)}; see 'provisionctl host tests {host.name}'"

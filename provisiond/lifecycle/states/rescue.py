@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provisiond.drivers.power import PowerAction
 from provisiond.inventory.resolve import ResolvedHost
-from provisiond.lifecycle import tasks
+from provisiond.lifecycle import task_signals
 from provisiond.lifecycle.outcome import Complete, Continue, Note, Outcome, Step
 from provisiond.lifecycle.states import ramdisk
 from provisiond.lifecycle.world import World
@@ -19,7 +19,7 @@ async def login(host: ResolvedHost, world: World) -> Outcome:
     """Waits until the ramdisk lets the operator in, and tells the address."""
     task = host.task
     assert task is not None
-    if tasks.is_up(task.progress_text) and task.failed_at is None:
+    if task_signals.is_up(task.progress_text) and task.failed_at is None:
         return Complete(task.progress_text, notes=(Note("rescue.up", task.progress_text),))
     return ramdisk.waiting(host, "starting the rescue") or Complete("the ramdisk has let go of the rescue")
 

@@ -21,7 +21,7 @@ from provisiond.inventory.shapes import HostUpdate
 from provisiond.inventory.shapes_catalogue import Group
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Bmc, Host, table
-from provisiond.lifecycle import intents, tasks
+from provisiond.lifecycle import intents, task_signals
 from tests.machines import Lobby, open_lobby, server
 
 
@@ -193,7 +193,7 @@ async def test_a_user_on_the_controller(lobby: Lobby) -> None:
     told = {"bmc": {"address": "10.99.0.2", "mac": "e4:43:4b:01:01:00", "username": "root"}}
     for _ in range(2):
         await controllers.keep(lobby, host.id, task, told)
-    await tasks.task_done(lobby.store, task.id, told)
+    await task_signals.done(lobby.store, task.id, told)
     await controllers.keep(lobby, host.id, task, told)
     async with lobby.store.read() as session:
         (bmc,) = (await session.execute(select(table(Bmc)))).all()

@@ -24,7 +24,7 @@ from provisiond.inventory import postgres
 from provisiond.inventory.hardware_tables import Task
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Deployment, Host
-from provisiond.lifecycle import intents, tasks
+from provisiond.lifecycle import intents, task_signals
 from provisiond.lifecycle.intents import Verb
 from tests import logs
 from tests.integration.engine.rig import Rig
@@ -117,13 +117,13 @@ async def wake_machines(rig: Rig) -> None:
         )
         open_tasks = (await session.execute(told)).scalars().all()
     for task in open_tasks:
-        await tasks.task_progress(rig.store, task.id, 50, "sda overwrite 50 %")
+        await task_signals.progress(rig.store, task.id, 50, "sda overwrite 50 %")
         disk = {"name": "sda", "path": "/dev/sda", "serial": task.host_id, "size": 1 << 30}
         now = task.created_at
-        await tasks.record_erasure(
+        await task_signals.record_erasure(
             rig.store, task.id, disk, method="overwrite", started=now, ended=now, verified=True
         )
-        await tasks.task_done(rig.store, task.id, {"disks": 1})
+        await task_signals.done(rig.store, task.id, {"disks": 1})
 
 
 def host(text: str) -> tuple[str, bool]:

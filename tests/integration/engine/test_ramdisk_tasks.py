@@ -15,7 +15,7 @@ from provisiond.inventory.hardware_tables import AgentSession, Erasure, Hardware
 from provisiond.inventory.resolve import resolve_host
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Host, new_id, utcnow
-from provisiond.lifecycle import intents, tasks
+from provisiond.lifecycle import intents, task_signals, tasks
 from provisiond.lifecycle.intents import Asked, Verb
 from tests.integration.engine.conftest import MakeRig
 from tests.integration.engine.rig import Rig
@@ -61,7 +61,7 @@ async def in_service(rig: Rig, name: str = "web01", **columns: Any) -> None:
 async def erased(rig: Rig, task: Task, *, verified: bool = True, method: str = "discard") -> None:
     now = utcnow()
     for _ in range(2):  # told twice is one record
-        await tasks.record_erasure(
+        await task_signals.record_erasure(
             rig.store, task.id, DISK, method=method, started=now, ended=now, verified=verified, message=""
         )
 
@@ -79,10 +79,10 @@ async def test_release_erases(make_rig: MakeRig) -> None:
     task = await task_at(rig, "web01", "erase")
     assert (task.kind, task.options, task.actor) == ("erase", {"mode": "auto"}, "engine")
     assert (await rig.dhcp.reservations()) != [], "it boots from the network yet"
-    assert await tasks.task_boot(rig.store, task.id) == (1, True)
-    assert await tasks.task_progress(rig.store, task.id, 50, "sda discard 50 %", 32 << 30, 64 << 30) == ""
+    assert await task_signals.boot_asked(rig.store, task.id) == (1, True)
+    assert await task_signals.progress(rig.store, task.id, 50, "sda discard 50 %", 32 << 30, 64 << 30) == ""
     await erased(rig, task)
-    await tasks.task_done(rig.store, task.id, {"disks": 1, "kept": []})
+    await task_signals.done(rig.store, task.id, {"disks": 1, "kept": []})
     await rig.arrives("web01", "ready")
     assert (await calls(rig, "set"))[before:] == ["off", "cycle", "off"]
     assert (await calls(rig, "set_boot"))[-2:] == ["network", "network"]
@@ -95,8 +95,8 @@ async def test_release_erases(make_rig: MakeRig) -> None:
         ("web01", "S1", "discard", True)
     ]
     assert len(says(await rig.events("web01"), "disk.erased")) == 1
-    assert await tasks.task_progress(rig.store, task.id, 60, "late") == "this task is over"
-    await tasks.task_done(rig.store, task.id, {})  # late, too: nothing happens
+    assert await task_signals.progress(rig.store, task.id, 60, "late") == "this task is over"
+    await task_signals.done(rig.store, task.id, {})  # late, too: nothing happens
     assert (await rig.row("web01")).task_id is None
 
 
@@ -106,12 +106,12 @@ async def test_a_failed_erase_stands_and_can_be_skipped(make_rig: MakeRig) -> No
     await in_service(rig)
     await intents.request(rig.store, "web01", Verb.RELEASE, actor="user:ann")
     task = await task_at(rig, "web01", "erase")
-    await tasks.task_failed(rig.store, task.id, "sda: does not read as zeros", "log")
+    await task_signals.failed(rig.store, task.id, "sda: does not read as zeros", "log")
     host = await rig.fails("web01")
     assert (host.state, host.failure_kind) == ("releasing", "erase") and "does not read" in (
         host.failure or ""
     )
-    await tasks.task_progress(rig.store, task.id, 10, "again")
+    await task_signals.progress(rig.store, task.id, 10, "again")
     assert (await rig.row("web01")).failure is not None, "what the machine says does not wake it"
 
     before = len(await calls(rig, "set"))
@@ -119,7 +119,7 @@ async def test_a_failed_erase_stands_and_can_be_skipped(make_rig: MakeRig) -> No
     again = await task_at(rig, "web01", "erase")
     assert again.id == task.id and again.failed_at is None
     assert (await calls(rig, "set"))[before:] == ["cycle"]
-    await tasks.task_failed(rig.store, task.id, "still not", "")
+    await task_signals.failed(rig.store, task.id, "still not", "")
     await rig.fails("web01")
     await intents.request(rig.store, "web01", Verb.RELEASE, actor="user:bob", asked=Asked(erase="none"))
     await rig.arrives("web01", "ready")
@@ -164,8 +164,8 @@ async def test_rescue_and_back(make_rig: MakeRig) -> None:
     await intents.request(rig.store, "web01", Verb.RESCUE, actor="user:ann", asked=Asked(keys=(other,)))
     task = await task_at(rig, "web01", "login")
     assert (task.kind, task.options["keys"], task.actor) == ("rescue", [KEY, other], "user:ann")
-    await tasks.task_progress(rig.store, task.id, 10, "the rescue script runs")
-    await tasks.task_progress(rig.store, task.id, 100, "rescue: ssh root@192.0.2.20 (host key SHA256:x)")
+    await task_signals.progress(rig.store, task.id, 10, "the rescue script runs")
+    await task_signals.progress(rig.store, task.id, 100, "rescue: ssh root@192.0.2.20 (host key SHA256:x)")
     await task_at(rig, "web01", "stay")
     assert "192.0.2.20" in says(await rig.events("web01"), "rescue.up")[0].message
     with pytest.raises(Conflict):
@@ -177,7 +177,7 @@ async def test_rescue_and_back(make_rig: MakeRig) -> None:
     assert (await calls(rig, "set_boot"))[-2:] == ["network", "disk"]
     assert host.deployment_id == built and len(await rig.deployments("web01")) == 1
     assert (await the_task(rig.store, task.id)).ended_at is not None and host.task_id is None
-    assert await tasks.task_progress(rig.store, task.id, 100, "rescue: ssh") != ""
+    assert await task_signals.progress(rig.store, task.id, 100, "rescue: ssh") != ""
 
 
 async def test_a_rescue_that_does_not_come_up_is_left(make_rig: MakeRig) -> None:
@@ -214,10 +214,10 @@ async def test_inspection_with_tests(make_rig: MakeRig) -> None:
     await intents.request(rig.store, "web01", Verb.INSPECT, actor="user:ann", asked=asked)
     task = await task_at(rig, "web01", "tests")
     assert task.options == {"tests": ["memory", "cpu-burn"]}
-    await tasks.record_test(rig.store, task.id, "memory", "fail", "bit 3 of DIMM A1\n", 12.0)
-    await tasks.record_test(rig.store, task.id, "cpu-burn", "pass", "", 3.0)
-    await tasks.record_test(rig.store, task.id, "cpu-burn", "pass", "", 4.0)
-    await tasks.task_done(rig.store, task.id, {})
+    await task_signals.record_test(rig.store, task.id, "memory", "fail", "bit 3 of DIMM A1\n", 12.0)
+    await task_signals.record_test(rig.store, task.id, "cpu-burn", "pass", "", 3.0)
+    await task_signals.record_test(rig.store, task.id, "cpu-burn", "pass", "", 4.0)
+    await task_signals.done(rig.store, task.id, {})
     host = await rig.arrives("web01", "ready")
     assert host.failure is None and host.power == "off"
     events = await rig.events("web01")
@@ -239,8 +239,8 @@ async def test_tests_that_must_pass(make_rig: MakeRig) -> None:
     )
     task = await task_at(rig, "web01", "tests")
     assert task.options == {"tests": ["memory"]}
-    await tasks.record_test(rig.store, task.id, "memory", "fail", "", 1.0)
-    await tasks.task_done(rig.store, task.id, {})
+    await task_signals.record_test(rig.store, task.id, "memory", "fail", "", 1.0)
+    await task_signals.done(rig.store, task.id, {})
     assert (await rig.fails("web01")).failure_kind == "tests"
     await intents.request(rig.store, "web01", Verb.RETRY, actor="user:ann")
     task = await task_at(rig, "web01", "tests")
@@ -263,7 +263,7 @@ async def test_a_running_ramdisk_is_not_restarted(make_rig: MakeRig) -> None:
     rig.power.calls.clear()
     await rig.reconciler.start()
     task = await task_at(rig, "web01", "tests")
-    await tasks.task_done(rig.store, task.id, {})
+    await task_signals.done(rig.store, task.id, {})
     async with asyncio.timeout(30):
         while (await rig.row("web01")).step != "install":
             await asyncio.sleep(0.01)
@@ -283,7 +283,7 @@ async def test_an_agent_that_falls_silent(make_rig: MakeRig) -> None:
     await rig.arrives("web01", "ready")
     await intents.request(rig.store, "web01", Verb.INSPECT, actor="user:ann")
     task = await task_at(rig, "web01", "tests")
-    await tasks.task_progress(rig.store, task.id, 40, "memory 40 %")
+    await task_signals.progress(rig.store, task.id, 40, "memory 40 %")
     host = await rig.fails("web01")
     assert host.failure_kind == "silent" and "memory 40 %" in (host.failure or "")
 
@@ -295,7 +295,7 @@ async def test_a_boot_loop_of_a_task(make_rig: MakeRig) -> None:
     await rig.arrives("web01", "ready")
     await intents.request(rig.store, "web01", Verb.INSPECT, actor="user:ann")
     task = await task_at(rig, "web01", "tests")
-    answers = [await tasks.task_boot(rig.store, task.id) for _ in range(4)]
+    answers = [await task_signals.boot_asked(rig.store, task.id) for _ in range(4)]
     assert answers == [(1, True), (2, True), (3, False), (4, False)]
     await intents.set_maintenance(rig.store, "web01", "look", actor="user:ann")
     await intents.set_maintenance(rig.store, "web01", "", actor="user:ann")
