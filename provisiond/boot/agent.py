@@ -1,4 +1,4 @@
-"""The ramdisk's door, below /agent: JSON in and out. What is refused says why in {"error": "..."}.
+"""The ramdisk's door, below /agent: JSON in and out. What is refused says why in {"error": "..."}. What it tells: agent_reports.py.
 
     POST /agent/claim      a ticket becomes a session          GET  /agent/plan          what to do now
     POST /agent/progress   go on, or stop                      POST /agent/done  failed  log      of the plan with that id
@@ -12,8 +12,6 @@ what is stored already.
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,7 +20,7 @@ from aiohttp import web
 
 from provisiond.boot import plan as plans
 from provisiond.boot import said, sessions
-from provisiond.boot.callbacks import clean
+from provisiond.boot.agent_reports import Reports
 from provisiond.boot.image_source import image_source
 from provisiond.boot.machines import BootWorld, Machine, Machines
 from provisiond.boot.scripts import NotServable
@@ -30,24 +28,18 @@ from provisiond.boot.sessions import AgentRefused
 from provisiond.boot.target import Boot
 from provisiond.boot.turns import Turns
 from provisiond.config import Settings
-from provisiond.discovery import controllers, intake
-from provisiond.errors import Conflict, FieldError, Invalid, NotFound, RenderError
-from provisiond.inventory.facts import Facts
-from provisiond.inventory.masking import cut_out
+from provisiond.errors import FieldError, Invalid, NotFound, RenderError
 from provisiond.inventory.resolve import ResolvedHost
-from provisiond.lifecycle import agent_logs, signals, task_signals
 from provisiond.lifecycle.table import RESTING, State
 from provisiond.media.hardware_tests import BadTest, TestScript, choose_tests, find_test, script
 from provisiond.templating.context import BuildUrls
 
 log = structlog.get_logger(__name__)
 
-LOG_TAIL = 64 * 1024
 MAX_SPEED_MIB = 1024
 SPEED_TESTS = 4  # at once: they are to measure the network, and machines are built meanwhile
-REPORTS_PER_SECOND = (
-    25.0  # machines that are asked for their facts; a report costs some 10 ms of one processor
-)
+# machines that are asked for their facts; a report costs some 10 ms of one processor
+REPORTS_PER_SECOND = 25.0
 REPORTS_AT_ONCE = 10
 _ZEROS = bytes(1 << 18)
 
@@ -57,7 +49,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def agent_app(world: BootWorld, machines: Machines) -> web.Application:
     """The application below /agent of the boot server. ``machines`` is shared with it, so that boots are counted once."""
     app = web.Application(middlewares=[_json_errors])
-    door = _Door(world, machines)
+    turns = Turns(REPORTS_PER_SECOND, REPORTS_AT_ONCE)
+    door, reports = _Door(world, machines, turns), Reports(world, machines, turns)
     get, post = app.router.add_get, app.router.add_post
     post("/claim", door.claim)
     get("/plan", door.plan)
@@ -65,7 +58,7 @@ def agent_app(world: BootWorld, machines: Machines) -> web.Application:
     get("/test/{name}", door.test_script)
     get("/speed", door.speed)
     for name in ("facts", "progress", "done", "failed", "log", "test", "erased"):
-        post(f"/{name}", getattr(door, name))
+        post(f"/{name}", _answered(getattr(reports, name)))
     return app
 
 
@@ -96,15 +89,11 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 class _Door:
-    """The handlers."""
+    """The handlers of what the ramdisk asks."""
 
-    def __init__(self, world: BootWorld, machines: Machines) -> None:
-        self._world, self._machines = world, machines
-        self._intake = intake.Intake(world)
+    def __init__(self, world: BootWorld, machines: Machines, turns: Turns) -> None:
+        self._world, self._machines, self._turns = world, machines, turns
         self._speed = asyncio.Semaphore(SPEED_TESTS)
-        self._turns = Turns(REPORTS_PER_SECOND, REPORTS_AT_ONCE)
-
-    # --- who it is ------------------------------------------------------------------------------------
 
     async def claim(self, request: web.Request) -> web.Response:
         """{"ticket", "secret", "identity": {"macs", "serial", "uuid"}, "version": 1} -> {"session", "host"}."""
@@ -117,18 +106,9 @@ class _Door:
         )
         return _json({"session": claimed.session, "host": claimed.host})
 
-    async def _prove(self, request: web.Request) -> tuple[Any, Machine]:
-        """The session, and the machine as it stands now."""
-        header = request.headers.get("Authorization", "")
-        address = request.remote or ""
-        session = await sessions.prove(self._world.store, header, address)
-        return session, await self._machines.by_session(session.host_id, session.mac, address)
-
-    # --- what to do -------------------------------------------------------------------------------------
-
     async def plan(self, request: web.Request) -> web.Response:
         """What to do now."""
-        session, machine = await self._prove(request)
+        session, machine = await sessions.prove(self._machines, request)
         try:
             return _json(await self._plan(session, machine))
         except (NotServable, RenderError, Invalid) as error:
@@ -161,7 +141,7 @@ class _Door:
 
     async def test_script(self, request: web.Request) -> web.Response:
         """The script of a hardware test."""
-        await self._prove(request)
+        await sessions.prove(self._machines, request)
         name = request.match_info["name"]
         found = await asyncio.to_thread(find_test, self._world.settings, name)
         if found is None:
@@ -174,7 +154,7 @@ class _Door:
 
     async def rescue(self, request: web.Request) -> web.Response:
         """The script that makes the ramdisk a place to repair this host from, while the host is in rescue."""
-        _, machine = await self._prove(request)
+        _, machine = await sessions.prove(self._machines, request)
         if machine.target.boot is not Boot.RESCUE or machine.host is None:
             raise web.HTTPGone(text=f"host {machine.name} is not in rescue: {machine.target.why}")
         urls = BuildUrls.of(self._world.boot_url, "none")  # no file of a build is fetched by it
@@ -183,7 +163,7 @@ class _Door:
 
     async def speed(self, request: web.Request) -> web.StreamResponse:
         """``mib`` MiB of zeros, at most 1024: what the network carries. 503 while others measure."""
-        await self._prove(request)
+        await sessions.prove(self._machines, request)
         wanted = request.query.get("mib", "")
         if not (wanted.isascii() and wanted.isdecimal() and 0 < int(wanted[:9]) <= MAX_SPEED_MIB):
             raise web.HTTPBadRequest(text=f"mib must be a whole number from 1 to {MAX_SPEED_MIB}")
@@ -200,143 +180,15 @@ class _Door:
             await answer.write_eof()
             return answer
 
-    # --- what it tells ----------------------------------------------------------------------------------
-
-    async def progress(self, request: web.Request) -> web.Response:
-        """{"id", "percent", "text", "done", "total"} -> {"go": true}, or {"go": false, "why"}: the work is not wanted any more."""
-        body = await said.body_of(request)
-        _, machine = await self._prove(request)
-        work, percent = said.text(body, "id"), body.get("percent")
-        if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
-            raise web.HTTPBadRequest(text="percent must be a number from 0 to 100")
-        text = " ".join(self._told(machine, body, "text", 256).split())
-        done, total = said.count(body, "done"), said.count(body, "total")
-        why = await self._go(machine, work, int(percent), text, done, total)
-        return _json({"go": False, "why": why} if why else {"go": True})
-
-    async def _go(self, machine: Machine, work: str, percent: int, text: str, done: int, total: int) -> str:
-        """Tell it, and why the machine is to stop; '' to go on."""
-        host, store = machine.host, self._world.store
-        if _is_build(machine, work):
-            if machine.target.boot is not Boot.IMAGE:
-                return machine.target.why
-            if total:
-                text = f"{text} ({done >> 20} of {total >> 20} MiB)"
-            await self._machines.alive(work)
-            await signals.progress(store, work, percent, text)
-            return ""
-        if host is not None and host.task is not None and host.task.id == work:
-            if not machine.target.tasked:
-                return machine.target.why
-            return await task_signals.progress(store, work, percent, text, done, total)
-        return "this work is over: its host has something else to do"
-
-    async def done(self, request: web.Request) -> web.Response:
-        """{"id", "result"}: the plan is carried out."""
-        body = await said.body_of(request)
-        _, machine = await self._prove(request)
-        work, result = said.text(body, "id"), body.get("result")
-        if _is_build(machine, work):
-            await signals.built(self._world.store, work)
-        elif _is_task(machine, work):
-            assert machine.host is not None
-            given = result if isinstance(result, dict) else {}
-            await controllers.keep(self._world, machine.host.id, machine.host.task, given)
-            await task_signals.done(self._world.store, work, given)
-        return _json({})
-
-    async def failed(self, request: web.Request) -> web.Response:
-        """{"id", "message", "log"}: it cannot be carried out."""
-        body = await said.body_of(request)
-        _, machine = await self._prove(request)
-        work = said.text(body, "id")
-        message = " ".join(self._told(machine, body, "message", 2048).split())
-        message = message or "the ramdisk reported a failure without a message"
-        tail = self._told(machine, body, "log", LOG_TAIL).encode()[-LOG_TAIL:].decode("utf-8", "ignore")
-        if _is_build(machine, work):
-            await signals.failed(self._world.store, work, message, tail)
-        elif _is_task(machine, work):
-            await task_signals.failed(self._world.store, work, message, tail)
-        return _json({})
-
-    async def log(self, request: web.Request) -> web.Response:
-        """{"id", "text"}: the whole log of the work; kept beside the database."""
-        body = await said.body_of(request)
-        _, machine = await self._prove(request)
-        if machine.host is not None:
-            text = self._told(machine, body, "text", agent_logs.LOG_BYTES)
-            folder = self._world.settings.state.agent_log_dir
-            try:
-                await asyncio.to_thread(agent_logs.keep, folder, machine.host.id, said.text(body, "id"), text)
-            except ValueError as error:
-                raise web.HTTPBadRequest(text=str(error)) from None
-        return _json({})
-
-    async def facts(self, request: web.Request) -> web.Response:
-        """What the machine is made of -> {"host": name}."""
-        body = await said.body_of(request)
-        session, _ = await self._prove(request)
-        facts = Facts.model_validate(body)
-        try:
-            began = time.monotonic()
-            host = await self._intake.take(session, facts)
-            self._turns.end(session.id, time.monotonic() - began)
-            return _json({"host": host})
-        except Conflict as error:
-            raise web.HTTPConflict(text=str(error)) from None
-
-    async def test(self, request: web.Request) -> web.Response:
-        """{"id", "name", "verdict", "output", "seconds"}: one hardware test is through."""
-        body = await said.body_of(request)
-        _, machine = await self._prove(request)
-        seconds, name = body.get("seconds"), said.text(body, "name")[:64]
-        if not name:
-            raise web.HTTPBadRequest(text="name must say which test it was")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
-            seconds = 0.0
-        output = self._told(machine, body, "output", task_signals.TEST_OUTPUT)
-        if _is_task(machine, work := said.text(body, "id")):
-            try:
-                await task_signals.record_test(
-                    self._world.store, work, name, said.text(body, "verdict"), output, float(seconds)
-                )
-            except Conflict as error:
-                raise web.HTTPBadRequest(text=str(error)) from None
-        return _json({})
-
-    async def erased(self, request: web.Request) -> web.Response:
-        """{"id", "disk", "method", "started", "ended", "verified", "message"}: one disk was erased, or it was tried."""
-        body = await said.body_of(request)
-        _, machine = await self._prove(request)
-        if _is_task(machine, work := said.text(body, "id")):
-            await task_signals.record_erasure(
-                self._world.store, work, said.disk_of(body.get("disk")), method=clean(said.text(body, "method"), 32) or "unknown",
-                started=said.time_of(body, "started"), ended=said.time_of(body, "ended"), verified=body.get("verified") is True,
-                message=self._told(machine, body, "message", 1024),
-            )  # fmt: skip
-        return _json({})
-
-    def _told(self, machine: Machine, body: dict[str, Any], name: str, limit: int) -> str:
-        """A text of the machine's without control characters, tokens, tickets and secrets of its host."""
-        text = clean(said.text(body, name), limit)
-        host = machine.host
-        if host is None:
-            return text
-        if host.task is not None and host.task.secret:
-            text = cut_out(text, json.loads(self._world.box.decrypt(host.task.secret)))
-        return cut_out(text, host.parameters)
-
 
 # --- inner -----------------------------------------------------------------------------------------------
 
 
-def _is_build(machine: Machine, work: str) -> bool:
-    deployment = machine.host.deployment if machine.host else None
-    return deployment is not None and deployment.id == work and deployment.ended_at is None
+def _answered(report: Callable[[web.Request], Awaitable[dict[str, Any]]]) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        return _json(await report(request))
 
-
-def _is_task(machine: Machine, work: str) -> bool:
-    return machine.host is not None and machine.host.task is not None and machine.host.task.id == work
+    return handle
 
 
 def _tests_of(host: ResolvedHost, settings: Settings) -> list[TestScript]:

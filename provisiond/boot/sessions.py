@@ -16,19 +16,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import structlog
+from aiohttp import web
 from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.boot import tickets
-from provisiond.boot.machines import BootWorld
+from provisiond.boot.machines import BootWorld, Machine, Machines
 from provisiond.boot.tickets import Ticket
 from provisiond.errors import ProvisiondError
 from provisiond.inventory import history
 from provisiond.inventory.facts import real_mac, real_serial, real_uuid
 from provisiond.inventory.hardware_tables import AgentSession
 from provisiond.inventory.resolve import host_by_mac
-from provisiond.inventory.store import EVENTS, Store
+from provisiond.inventory.store import EVENTS
 from provisiond.inventory.tables import Host, table, utcnow
 from provisiond.lifecycle import rows
 
@@ -147,9 +148,13 @@ async def claim(world: BootWorld, text: str, secret: str, identity: Identity) ->
     return answer
 
 
-async def prove(store: Store, header: str, address: str) -> Any:
-    """The session's row of an Authorization header; that its machine lives is written down. Raises AgentRefused."""
-    given = _BEARER.fullmatch(header)
+async def prove(machines: Machines, request: web.Request) -> tuple[Any, Machine]:
+    """The session's row of the request's Authorization header, and its machine as it stands now. Raises AgentRefused.
+
+    That the machine lives is written down.
+    """
+    store, address = machines.world.store, request.remote or ""
+    given = _BEARER.fullmatch(request.headers.get("Authorization", ""))
     if given is None:
         raise AgentRefused(401, "Authorization must be 'Bearer SESSION:SECRET' of a claim")
     async with store.connect() as connection:
@@ -168,7 +173,7 @@ async def prove(store: Store, header: str, address: str) -> Any:
             await (await session.connection()).execute(_SEEN, values)
 
         await store.transact(seen)
-    return SimpleNamespace(**row._mapping)
+    return SimpleNamespace(**row._mapping), await machines.by_session(row.host_id, row.mac, address)
 
 
 # --- inner -----------------------------------------------------------------------------------------------
