@@ -33,7 +33,7 @@ def real_cards(facts: Facts, booted: str = "") -> list[Nic]:
 
 
 def values_of(facts: Facts, *, mac: str = "", address: str = "", subnet: str | None = None) -> dict[str, Any]:
-    """The names of an expression (expressions.Seen) with their values. ``subnet`` is the name of the subnet ``address`` is in."""
+    """The names of an expression (fact_names.Seen) with their values. ``subnet`` is the name of the subnet ``address`` is in."""
     values = facts.model_dump()
     cards = real_cards(facts, mac)
     heard = next((nic.lldp for nic in cards if nic.lldp is not None), None)
