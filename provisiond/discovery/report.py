@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -12,13 +11,12 @@ from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from provisiond.config import Settings
-from provisiond.discovery import apply, changes, identity, telling
+from provisiond.discovery import apply, changes, identity, links, telling
 from provisiond.discovery.context import real_cards, subnet_of, values_of
 from provisiond.discovery.names import waiting_name
 from provisiond.discovery.rules import first_that_holds, known_rules, known_subnets
 from provisiond.errors import Conflict
 from provisiond.inventory import history
-from provisiond.inventory.addresses import free_addresses
 from provisiond.inventory.facts import Facts, Nic
 from provisiond.inventory.hardware_tables import AgentSession
 from provisiond.inventory.known import Known
@@ -28,15 +26,12 @@ from provisiond.inventory.tables import Host, Interface, new_row, table, utcnow
 from provisiond.lifecycle import rows
 
 log = structlog.get_logger(__name__)
-_CARD = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 _ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+_HOW = {"ticket": "boot", "mac": "network card", "serial": "serial number", "uuid": "machine UUID"}
 _host, _interface, _session = table(Host), table(Interface), table(AgentSession)
-# Cards that came now would change the files of a build under way, or of what is in service.
-_AT_WORK = frozenset({"building", "provisioned", "configuring", "active"})
 _WAITING = select(func.count()).select_from(_host).where(_host.c.state == "discovered")
 _ADD_HOST, _ADD_CARD = insert(_host), insert(_interface)
 _SET_SESSION = update(_session).where(_session.c.id == bindparam("b_id"))
-_CARDS = select(_interface).where(_interface.c.host_id == bindparam("b_host"))
 
 
 class World(Protocol):
@@ -145,7 +140,7 @@ class Report:
         chosen = self.cards if cards is None else cards
         return [
             new_row(Interface, host_id=host_id, mac=nic.mac, name=name, primary=place == 0)
-            for place, (nic, name) in enumerate(zip(chosen, _names(chosen, ()), strict=True))
+            for place, (nic, name) in enumerate(zip(chosen, links.card_names(chosen), strict=True))
         ]
 
     def discovered(self, row: dict[str, Any], *, taken_in: bool = False) -> dict[str, Any]:
@@ -194,11 +189,12 @@ class Report:
         if host is None:  # deleted at this moment
             raise Conflict("this machine's host was deleted just now; it is asked again at its next boot")
         await self._belongs_to(db, host.id)
-        said, columns = await self._link(db, host, found)
+        said, columns = await links.link(db, host, found, self.machine, self.cards)
         changed, before = await changes.keep(db, host.id, self.shown)
         first = before is None
         ruled = None
         if host.state == "discovered":
+            columns |= {k: v for k, v in self._basics().items() if getattr(host, k) != v}
             values = self._values(subnet)
             rule = first_that_holds(rules, values)
             if rule is not None and not await apply.ruled_already(db, host.id, rule):
@@ -229,89 +225,9 @@ class Report:
             )
         return str(host.name)
 
-    async def _link(
-        self, db: AsyncSession, host: Any, found: identity.Found
-    ) -> tuple[list[str], dict[str, Any]]:
-        """Add the cards and identities that the host lacks; returns what was done, and columns of the host to set."""
-        connection = await db.connection()
-        said: list[str] = []
-        columns: dict[str, Any] = {}
-        macs = set(found.own_macs)
-        there: Sequence[Any] = ()
-        if not macs.issuperset(self.machine.macs):
-            there = (await connection.execute(_CARDS, {"b_host": host.id})).all()
-            macs = {row.mac for row in there}
-        given = [mac for mac, owner in found.cards.items() if await _given_up(db, owner, mac)]
-        for mac in given if host.state not in _AT_WORK else ():
-            owner = found.cards.pop(mac)
-            await self._move_card(db, host, owner, mac)
-            macs.add(mac)
-            said.append(f"network card {mac} came over from host {owner.name}, which has reported without it")
-        fresh = [nic for nic in self.cards if nic.mac not in macs and nic.mac not in found.cards]
-        if fresh and host.state not in _AT_WORK:
-            # the ramdisk's names are not those of the system that runs on a known host
-            waits = host.state == "discovered"
-            names = _names(fresh, {row.name for row in there}) if waits else [""] * len(fresh)
-            none = not there
-            await connection.execute(
-                _ADD_CARD,
-                [
-                    new_row(Interface, host_id=host.id, mac=nic.mac, name=name, primary=none and place == 0)
-                    for place, (nic, name) in enumerate(zip(fresh, names, strict=True))
-                ],
-            )
-            said += [f"network card {nic.mac} added" for nic in fresh]
-        if self.machine.serial and host.serial is None and found.serial_of is None:
-            columns["serial"] = self.machine.serial
-            said.append(f"serial number {self.machine.serial} noted")
-        if self.machine.uuid and host.machine_uuid != self.machine.uuid:
-            columns["machine_uuid"] = self.machine.uuid
-            if host.machine_uuid is not None:
-                said.append(f"machine UUID is {self.machine.uuid}, was {host.machine_uuid}")
-        if host.state == "discovered":
-            columns |= {k: v for k, v in self._basics().items() if getattr(host, k) != v}
-        return said, columns
-
-    async def _move_card(self, db: AsyncSession, host: Any, owner: Any, mac: str) -> None:
-        connection = await db.connection()
-        row = (await connection.execute(select(_interface).where(_interface.c.mac == mac))).one()
-        if row.ip is not None:
-            await free_addresses(db, owner.id, [row.ip])
-        await connection.execute(
-            update(_interface)
-            .where(_interface.c.id == row.id)
-            .values(host_id=host.id, ip=None, subnet_id=None, primary=False, name="", updated_at=utcnow())
-        )
-        await history.add(
-            db, kind="discovery.card_moved", host=owner, actor="machine",
-            message=f"network card {mac} is in host {host.name} now, and was not in this one when it reported last",
-        )  # fmt: skip
-
     # --- what both do ------------------------------------------------------------------------------------------
 
     async def _belongs_to(self, db: AsyncSession, host_id: str) -> None:
         now = utcnow()
         values = {"b_id": self.session.id, "host_id": host_id, "facts_at": now, "seen_at": now}
         await (await db.connection()).execute(_SET_SESSION, values)
-
-
-_HOW = {"ticket": "boot", "mac": "network card", "serial": "serial number", "uuid": "machine UUID"}
-
-
-async def _given_up(db: AsyncSession, owner: Any, mac: str) -> bool:
-    """Whether the host that has a card in the inventory has since said that it has it no more. The card it boots from stays its own."""
-    if owner.primary or owner.state in _AT_WORK:
-        return False
-    newest = (await (await db.connection()).execute(changes.NEWEST, {"b_host": owner.id})).first()
-    return newest is not None and all(nic.get("mac") != mac for nic in newest.facts.get("nics") or ())
-
-
-def _names(cards: Sequence[Nic], taken: Any) -> list[str]:
-    """The names the kernel gave the cards, each once; '' where one cannot be kept."""
-    used = set(taken) - {""}
-    names = []
-    for nic in cards:
-        name = nic.name if nic.name and _CARD.fullmatch(nic.name) and nic.name not in used else ""
-        used.add(name)
-        names.append(name)
-    return names
