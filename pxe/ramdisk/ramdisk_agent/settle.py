@@ -46,7 +46,7 @@ def settle(work: Work, made: Made) -> list[str]:
             uuids[block["name"]] = filesystems.probe(made.devices[block["name"]])["uuid"]
     arguments = _tables(made, uuids)
     _links(made, uuids)
-    work.say("layout: initramfs and boot loader")
+    work.progress(94, "making the initramfs and the boot loader")
     with bootloader.chroot_ready(MNT):
         for note in bootloader.install(made, MNT, uuids, arguments):
             work.say(f"layout: {note}")

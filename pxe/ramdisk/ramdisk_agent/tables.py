@@ -35,7 +35,8 @@ def fstab(layout: Mapping[str, Any], uuids: Mapping[str, str], old: str = "") ->
     for block in mounted(layout):
         usual = {
             "/": "errors=remount-ro" if block["filesystem"] == "ext4" else "defaults",
-            "/boot/efi": "umask=0077",
+            # nofail: the disk it is on may have died, which the others carry on without
+            "/boot/efi": "umask=0077,nofail",
         }
         options = block["options"] or usual.get(block["mount"], "defaults")
         check = 0 if block["filesystem"] in ("xfs", "btrfs") else 1 if block["mount"] == "/" else 2

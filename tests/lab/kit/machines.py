@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import time
 import uuid
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -30,7 +32,7 @@ SECURE_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
 
 @dataclass
 class BareMetal:
-    """One machine. ``firmware`` is bios, uefi, uefi-http or uefi-secure; the disk is blank, qcow2, ``disk_gib`` GiB.
+    """One machine. ``firmware`` is bios, uefi, uefi-http or uefi-secure; each disk is blank, qcow2, ``disk_gib`` GiB.
 
     uefi-http is a UEFI that knows no PXE, only HTTP boot: it asks DHCP for a URL. uefi-secure boots what Microsoft signed.
     """
@@ -41,6 +43,7 @@ class BareMetal:
     memory_mib: int = 1024
     vcpus: int = 2
     disk_gib: int = 6
+    disks: int = 1
     bridge: str = "br-lab"
     mac: str = ""
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -57,7 +60,15 @@ class BareMetal:
 
     @property
     def disk(self) -> Path:
-        return self.libvirtd.root / "metal" / f"{self.name}.qcow2"
+        return self.disk_file(0)
+
+    def disk_file(self, number: int) -> Path:
+        """What disk ``number`` (from 0) holds."""
+        return self.libvirtd.root / "metal" / f"{self.name}{number or ''}.qcow2"
+
+    def disk_serial(self, number: int = 0) -> str:
+        """What the machine reads as that disk's serial number."""
+        return f"disk{number or ''}-{self.mac.replace(':', '')[-6:]}"
 
     @property
     def nvram(self) -> Path:
@@ -69,12 +80,14 @@ class BareMetal:
         return self.libvirtd.root / "metal" / f"{self.name}.log"
 
     def define(self) -> BareMetal:
-        """Make it, off and with an empty disk; one of that name from before is removed."""
+        """Make it, off and with empty disks; one of that name from before is removed."""
         self.remove()
         self.disk.parent.mkdir(exist_ok=True)
-        subprocess.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", self.disk, f"{self.disk_gib}G"], check=True
-        )
+        for number in range(self.disks):
+            subprocess.run(
+                ["qemu-img", "create", "-q", "-f", "qcow2", self.disk_file(number), f"{self.disk_gib}G"],
+                check=True,
+            )
         with _open(self.libvirtd) as connection:
             connection.defineXML(self.xml())
         return self
@@ -87,7 +100,7 @@ class BareMetal:
                     if domain.isActive():
                         domain.destroy()
                     domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
-        for path in (self.disk, self.nvram, self.console):
+        for path in (*map(self.disk_file, range(self.disks)), self.nvram, self.console):
             path.unlink(missing_ok=True)
 
     def power(self, on: bool) -> None:
@@ -104,6 +117,23 @@ class BareMetal:
     def is_on(self) -> bool:
         with _open(self.libvirtd) as connection:
             return bool(connection.lookupByName(self.name).isActive())
+
+    def pull_disk(self, number: int) -> None:
+        """Take a disk out while the machine is off: its firmware starts from the next one."""
+        with _open(self.libvirtd) as connection:
+            domain = connection.lookupByName(self.name)
+            domain.detachDeviceFlags(self._disk(number), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def type(self, text: str) -> None:
+        """Type on its serial console."""
+        with _open(self.libvirtd) as connection:
+            tree = ET.fromstring(connection.lookupByName(self.name).XMLDesc())
+        source = tree.find("devices/serial/source")
+        assert source is not None, f"{self.name} is off"
+        with Path(source.attrib["path"]).open("w") as terminal:
+            terminal.write(text)
+            terminal.flush()
+            time.sleep(3)  # QEMU looks only once a second whether somebody is there
 
     def unplug_network(self, unplugged: bool = True) -> None:
         """Pull the cable of its network card, or put it back, while it is off: it will never boot from the network."""
@@ -179,10 +209,7 @@ class BareMetal:
   <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='qcow2' cache='unsafe' discard='unmap' detect_zeroes='unmap'/>
-      <source file={quoteattr(str(self.disk))}/><target dev='vda' bus='virtio'/><serial>disk-{self.mac.replace(":", "")[-6:]}</serial>
-    </disk>
+    {"".join(map(self._disk, range(self.disks)))}
     <interface type='bridge'>
       <source bridge={quoteattr(self.bridge)}/><mac address='{self.mac}'/><model type='virtio'/>{self._rom()}
     </interface>
@@ -190,6 +217,14 @@ class BareMetal:
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='none'/>
   </devices>{inside}
 </domain>"""
+
+    def _disk(self, number: int) -> str:
+        return (
+            "<disk type='file' device='disk'>"
+            "<driver name='qemu' type='qcow2' cache='unsafe' discard='unmap' detect_zeroes='unmap'/>"
+            f"<source file={quoteattr(str(self.disk_file(number)))}/><target dev='vd{chr(ord('a') + number)}' bus='virtio'/>"
+            f"<serial>{self.disk_serial(number)}</serial></disk>"
+        )
 
     def _rom(self) -> str:
         return "" if self.firmware == "bios" else "<rom enabled='no'/>"

@@ -172,7 +172,7 @@ def test_fstab() -> None:
     old = "# made by somebody\nLABEL=root / ext4 defaults 0 1\n/dev/sdb1 /data ext4 defaults 0 0\ntmpfs /tmp tmpfs size=1g 0 0\n"
     assert tables.fstab(wanted, uuids(wanted), old) == (
         "UUID=ROOT / ext4 errors=remount-ro 0 1\n"
-        "UUID=ESP /boot/efi vfat umask=0077 0 2\n"
+        "UUID=ESP /boot/efi vfat umask=0077,nofail 0 2\n"
         "UUID=VAR /var ext4 defaults 0 2\n"
         "UUID=LOG /var/log xfs nodev,noatime 0 0\n"
         "UUID=SWAP none swap sw 0 0\n"
