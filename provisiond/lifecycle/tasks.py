@@ -1,7 +1,6 @@
 """What a host does in the ramdisk besides being built: its task is opened, begun anew and ended. What the agent tells of it: task_signals.py.
 
-One transaction each, beginning with the host's row (as in signals.py), so that a wake-up is never lost against a step that is just
-parking. Each may be repeated: a task that is over, or that is not its host's any more, is left as it is.
+All are parts of the caller's transaction, which has locked the host's row. To open what is open, or to end what is over, changes nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from typing import Any
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from provisiond.errors import Conflict, NotFound
+from provisiond.errors import Conflict
 from provisiond.inventory import history
 from provisiond.inventory.hardware_tables import Task
-from provisiond.inventory.store import EVENTS, HOSTS, Store
 from provisiond.inventory.tables import new_id, new_row, table, utcnow
 from provisiond.lifecycle import rows
 
@@ -25,24 +23,10 @@ _OPEN = insert(_task)
 _SET = update(_task).where(_task.c.id == bindparam("b_id"))
 
 
-async def open_task(
-    store: Store, host: str, kind: str, options: Mapping[str, Any], *, actor: str, secret: str = "", cause: str = ""
-) -> str:  # fmt: skip
-    """Give the host of this name or id a task of ``kind`` inspect | erase | rescue; returns its id. See ``open_in``."""
-
-    async def work(session: AsyncSession) -> str:
-        row = await rows.lock_host(session, host)
-        if row is None:
-            raise NotFound("host", host)
-        return await open_in(session, row, kind, options, actor=actor, secret=secret, cause=cause)
-
-    return await store.transact(work, HOSTS, EVENTS)
-
-
 async def open_in(
     session: AsyncSession, host: Any, kind: str, options: Mapping[str, Any], *, actor: str, secret: str = "", cause: str = ""
 ) -> str:  # fmt: skip
-    """``open_task`` as a part of a transaction that has locked the host's row ``host``.
+    """Give the locked row ``host`` a task of ``kind`` inspect | erase | rescue, as a part of a transaction; returns its id.
 
     ``options`` are inspect's {"tests": [names]} ("all" among them: every one there is), erase's {"mode"}, rescue's {"keys"};
     ``secret`` is what only the machine may be told, encrypted by the caller. A task of the same kind that is open already stays, and
@@ -79,20 +63,8 @@ async def insert_task(session: AsyncSession, row: dict[str, Any]) -> None:
     await (await session.connection()).execute(_OPEN, row)
 
 
-async def end_task(store: Store, task_id: str, why: str = "") -> None:
-    """The host has left the task: it is not its host's any more, and the agent is told to stop."""
-
-    async def work(session: AsyncSession) -> None:
-        found = await find(session, task_id)
-        host = await rows.lock_host(session, found.host_id) if found is not None else None
-        if host is not None and host.task_id == task_id:
-            await end_in(session, host, why)
-
-    await store.transact(work, HOSTS, EVENTS)
-
-
 async def end_in(session: AsyncSession, host: Any, why: str = "") -> None:
-    """``end_task`` of whatever task the locked row ``host`` has, as a part of a transaction. ``why`` says why an unfinished one ends."""
+    """The locked row ``host`` has left its task, if it has one: the agent is told to stop. ``why`` says why an unfinished one ends."""
     if host.task_id is None:
         return
     await rows.move_host(session, host.id, utcnow(), task_id=None)

@@ -22,9 +22,10 @@ from provisiond.inventory.hardware_tables import AgentSession, Erasure, Hardware
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Event, Host, Interface, Subnet, utcnow
-from provisiond.lifecycle import agent_logs, tasks
+from provisiond.lifecycle import agent_logs
 from tests.boot_world import Built, Served, boot_world, used_bytes
 from tests.fake_ramdisk import FakeRamdisk, Refused, facts_of
+from tests.ramdisk_tasks import end_task, open_task
 
 STRANGER = "52:54:00:ff:ff:01"
 PASSPHRASE = "correct horse battery"
@@ -423,7 +424,7 @@ async def test_tasks(either: Served) -> None:
     bmc = either.world.box.encrypt(
         json.dumps({"bmc": {"username": "provisiond", "password": "s3cret-s3cret"}})
     )
-    work = await tasks.open_task(store, "web01", "inspect", {"tests": ["memory"]}, actor="test", secret=bmc)
+    work = await open_task(store, "web01", "inspect", {"tests": ["memory"]}, actor="test", secret=bmc)
     plan = await agent.plan()
     assert (plan["id"], plan["action"]) == (work, "inspect")
     assert [t["name"] for t in plan["tests"]] == ["memory"] and plan["bmc"]["password"] == "s3cret-s3cret"
@@ -440,9 +441,9 @@ async def test_tasks(either: Served) -> None:
         tested = (await session.execute(select(HardwareTest))).scalars().all()
         done = (await session.execute(select(Task).where(col(Task.id) == work))).scalar_one()
     assert len(tested) == 1 and "s3cret" not in tested[0].output and done.done_at is not None
-    await tasks.end_task(store, work)
+    await end_task(store, "web01")
     await host.set(state="releasing", step="erase")
-    work = await tasks.open_task(store, "web01", "erase", {"mode": "quick"}, actor="test")
+    work = await open_task(store, "web01", "erase", {"mode": "quick"}, actor="test")
     await host.set(parameters={"erase_tests": ["disk-write"]})
     plan = await agent.step()
     assert (plan["mode"], plan["keep"][0]["path"]) == ("quick", "/dev/sdb")
@@ -459,7 +460,7 @@ async def test_rescue(served: Served) -> None:
     headers = {"Authorization": f"Bearer {agent.session}:{agent.secret}"}
     assert (await served.get("/agent/rescue", headers=headers))[0] == 410
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKy8B7qkAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-    work = await tasks.open_task(store, "web01", "rescue", {"keys": [key]}, actor="test")
+    work = await open_task(store, "web01", "rescue", {"keys": [key]}, actor="test")
     plan = await agent.plan()
     assert (plan["id"], plan["action"], plan["keys"]) == (work, "rescue", [key])
     status, script = await served.get("/agent/rescue", headers=headers)
@@ -468,7 +469,7 @@ async def test_rescue(served: Served) -> None:
     async with asyncio.timeout(30):
         while not (await _task(store, work)).started_at:
             await asyncio.sleep(0.02)
-        await tasks.end_task(store, work)
+        await end_task(store, "web01")
         await staying
     assert (await agent.plan())["action"] == "reboot"
 

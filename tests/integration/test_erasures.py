@@ -13,8 +13,9 @@ from sqlalchemy import update
 
 from provisiond.inventory.secrets import SecretBox
 from provisiond.inventory.tables import Host, utcnow
-from provisiond.lifecycle import erasures, task_signals, tasks
+from provisiond.lifecycle import erasures, task_signals
 from tests.integration.doors import Doors, open_doors
+from tests.ramdisk_tasks import end_task, open_task
 
 SUBNET = {"name": "lab", "cidr": "192.0.2.0/24", "pools": [["192.0.2.10", "192.0.2.20"]]}
 
@@ -25,7 +26,7 @@ async def host_with_records(doors: Doors) -> str:
     host = {"name": "web01", "mac": "52:54:00:00:00:01", "subnet": "lab", "serial": "SN-1"}
     status, made = await doors.call("POST", "/hosts", host)
     assert status == 201, made
-    task = await tasks.open_task(doors.deps.store, "web01", "erase", {"mode": "auto"}, actor="user:ann")
+    task = await open_task(doors.deps.store, "web01", "erase", {"mode": "auto"}, actor="user:ann")
     begun = utcnow() - timedelta(minutes=10)
     tried = [
         ("nvme0n1", "nvme-format", True, ""),
@@ -48,7 +49,7 @@ async def host_with_records(doors: Doors) -> str:
     await task_signals.record_test(
         doors.deps.store, task, "smart", "degraded", "12 sectors reallocated\n", 2.5
     )
-    await tasks.end_task(doors.deps.store, task)
+    await end_task(doors.deps.store, "web01")
     return str(made["id"])
 
 

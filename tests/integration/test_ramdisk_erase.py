@@ -22,6 +22,7 @@ from tests.boot_world import Built, Served, boot_world
 from tests.lab.kit.fixtures import need
 from tests.lab.kit.lab import build
 from tests.lab.kit.libvirtd import kvm_works
+from tests.ramdisk_tasks import end_task, open_task
 
 MIB = 1 << 20
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 23302  # more than a MiB
@@ -76,7 +77,7 @@ async def test_erase_and_rescue(served: Served, box: SecretBox, tmp_path: Path) 
     ramdisk = await asyncio.to_thread(build, "pxe/ramdisk/build", lambda text: print(f"  {text}"))
     storage = {"keep": [{"serial": "KEEP1"}]}
     host = await served.host("web01", state="releasing", step="erase", storage=storage, serial=None)
-    task = await tasks.open_task(served.world.store, "web01", "erase", {"mode": "auto"}, actor="user:ann")
+    task = await open_task(served.world.store, "web01", "erase", {"mode": "auto"}, actor="user:ann")
     files, log, ssh = disks(tmp_path), tmp_path / "console.log", Ssh(tmp_path)
     ticket = tickets.issue(box.derived(tickets.PURPOSE), host.mac, host.id, utcnow())
     port = served.world.boot_url.rpartition(":")[2]
@@ -86,9 +87,9 @@ async def test_erase_and_rescue(served: Served, box: SecretBox, tmp_path: Path) 
     try:
         await watch.until(task, lambda t: t.done_at or t.failed_at)
         await check_erased(served.world.store, task, files)
-        await tasks.end_task(served.world.store, task)
+        await end_task(served.world.store, "web01")
         await host.set(state="rescue", step="login")
-        rescue = await tasks.open_task(
+        rescue = await open_task(
             served.world.store, "web01", "rescue", {"keys": [ssh.public]}, actor="user:ann"
         )
         up = await watch.until(rescue, lambda t: t.failed_at or task_signals.is_up(t.progress_text))
@@ -97,7 +98,7 @@ async def test_erase_and_rescue(served: Served, box: SecretBox, tmp_path: Path) 
         assert up.progress_text.startswith(told), up.progress_text
         await asyncio.to_thread(ssh.check, up.progress_text)
         await host.set(state="active", step="")
-        await tasks.end_task(served.world.store, rescue)
+        await end_task(served.world.store, "web01")
         assert await asyncio.to_thread(process.wait, 300) == 0, "it restarts when the rescue is over"
     finally:
         process.kill()

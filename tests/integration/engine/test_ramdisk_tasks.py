@@ -15,10 +15,11 @@ from provisiond.inventory.hardware_tables import AgentSession, Erasure, Hardware
 from provisiond.inventory.resolve import resolve_host
 from provisiond.inventory.store import Store
 from provisiond.inventory.tables import Host, new_id, utcnow
-from provisiond.lifecycle import intents, task_signals, tasks
+from provisiond.lifecycle import intents, task_signals
 from provisiond.lifecycle.intents import Asked, Verb
 from tests.integration.engine.conftest import MakeRig
 from tests.integration.engine.rig import Rig
+from tests.ramdisk_tasks import end_task, open_task
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOperatorOperatorOperatorOperatorOperato alice"
 DISK = {
@@ -343,12 +344,12 @@ async def test_a_task_of_another_kind_is_refused(make_rig: MakeRig) -> None:
     """One at a time; the same again is the one that is open."""
     rig = await make_rig(start=False)
     host_id = await rig.add("web01", 20, state="ready")
-    first = await tasks.open_task(rig.store, "web01", "inspect", {"tests": []}, actor="rule")
-    assert await tasks.open_task(rig.store, host_id, "inspect", {"tests": ["x"]}, actor="rule") == first
+    first = await open_task(rig.store, "web01", "inspect", {"tests": []}, actor="rule")
+    assert await open_task(rig.store, host_id, "inspect", {"tests": ["x"]}, actor="rule") == first
     with pytest.raises(Conflict):
-        await tasks.open_task(rig.store, "web01", "erase", {"mode": "full"}, actor="rule")
-    await tasks.end_task(rig.store, first, "enough")
-    await tasks.end_task(rig.store, first, "enough")
+        await open_task(rig.store, "web01", "erase", {"mode": "full"}, actor="rule")
+    await end_task(rig.store, "web01", "enough")
+    await end_task(rig.store, "web01", "enough")
     assert (await rig.row("web01")).task_id is None
     task = await the_task(rig.store, first)
     assert task.ended_at is not None and task.failure == "enough"
