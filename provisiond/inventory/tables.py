@@ -377,7 +377,7 @@ class Deployment(Row, table=True):
 class Event(SQLModel, table=True):
     """One line of the history, written in the transaction that changed the host. Never changed afterwards.
 
-    ``kind``: host.created, state.changed, step.started, step.ended, step.failed, step.interrupted, callback.*, power.*,
+    ``kind``: host.created, state.changed, step.started, step.ended, step.failed, step.interrupted, step.left, callback.*, power.*,
     lease.*, handover.output, intent.<verb>, ... ``key`` makes a delivery idempotent: the same key is stored once.
     """
 

@@ -53,6 +53,7 @@ async def ask(
         return
     if step := LEAVING.get((state, verb)):
         await history.add(session, host=host, kind=f"intent.{verb}", actor=actor, cause=cause)
+        await _leave_step(session, host, verb, actor)
         await _begin_step(session, host, step)
         return
     target = TRANSITIONS.get((state, verb))
@@ -89,6 +90,7 @@ async def enter(
         await _end_deployment(session, host, verb)
     told = {"host": host, "actor": actor}
     await history.add(session, kind=f"intent.{verb}", cause=cause, **told)
+    await _leave_step(session, host, verb, actor)
     moved = {"from": host.state, "to": str(target)}
     await history.add(session, kind="state.changed", cause=str(verb), data=moved, **told)
     if verb != Verb.APPROVE:  # a discovery rule may have given it an inspection before it was taken in
@@ -216,7 +218,15 @@ async def _retry(session: AsyncSession, host: Any, actor: str, cause: str) -> No
     if host.task_id is not None:
         await tasks.task_again(session, host.task_id)
     await history.add(session, host=host, kind="intent.retry", actor=actor, cause=cause)
+    await _leave_step(session, host, Verb.RETRY, actor)
     await _begin_step(session, host, retry_step(State(host.state), host.step), deadline_at=None)
+
+
+async def _leave_step(session: AsyncSession, host: Any, verb: Verb, actor: str) -> None:
+    """The history tells of a step that was under way that it is not any more: not done, not failed, and by nobody's crash."""
+    tried = host.failure is None or host.lease_owner is not None
+    if host.step and host.step_since is not None and tried:
+        await history.add(session, host=host, kind="step.left", actor=actor, message=f"{verb} was asked for")
 
 
 async def _begin_step(session: AsyncSession, host: Any, step: str, **columns: Any) -> None:

@@ -176,6 +176,9 @@ async def test_rescue_and_back(make_rig: MakeRig) -> None:
     host = await rig.arrives("web01", "active")
     assert (await calls(rig, "set"))[before:] == ["cycle", "cycle"]
     assert (await calls(rig, "set_boot"))[-2:] == ["network", "disk"]
+    assert [(e.step, e.message) for e in says(await rig.events("web01"), "step.left")] == [
+        ("stay", "unrescue was asked for")
+    ]
     assert host.deployment_id == built and len(await rig.deployments("web01")) == 1
     assert (await the_task(rig.store, task.id)).ended_at is not None and host.task_id is None
     assert await task_signals.progress(rig.store, task.id, 100, "rescue: ssh") != ""
