@@ -58,7 +58,8 @@ def facts_of(
 class FakeRamdisk:
     """One boot of one machine. ``url`` is the root of the boot server; ``say`` is told each plan before it is carried out.
 
-    ``trouble`` maps an action (image, inspect, erase, rescue) to the message that it fails with.
+    ``trouble`` maps an action (image, inspect, erase, rescue) to the message that it fails with; ``pause`` is how many seconds pass
+    between two questions.
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class FakeRamdisk:
         facts: dict[str, Any] | None = None,
         trouble: dict[str, str] | None = None,
         say: Callable[[dict[str, Any]], None] = lambda plan: None,
+        pause: float = 0.05,
     ) -> None:
         self.client, self.url, self.mac, self.serial = client, url, mac, serial
         self.gathered = facts if facts is not None else facts_of(mac, serial)
-        self.trouble, self.say = trouble or {}, say
+        self.trouble, self.say, self.pause = trouble or {}, say, pause
         self.secret = secrets.token_hex(32)
         self.ticket = self.session = ""
         self.host: str | None = None
@@ -129,7 +131,7 @@ class FakeRamdisk:
             await self._work(plan)
         return plan
 
-    async def run(self, pause: float = 0.05) -> str:
+    async def run(self) -> str:
         """Until the machine is to restart ('reboot', 'poweroff'), starts what it wrote ('kexec'), or its session is over ('over')."""
         while True:
             try:
@@ -139,13 +141,13 @@ class FakeRamdisk:
                     return "over"
                 raise
             except (ClientError, OSError):  # the daemon restarts
-                await asyncio.sleep(pause)
+                await asyncio.sleep(self.pause)
                 continue
             if plan["action"] in ("reboot", "poweroff"):
                 return str(plan["action"])
             if plan["action"] == "image" and plan["id"] in [d["id"] for d in self.done]:
                 return str(plan["finish"])
-            await asyncio.sleep(pause)
+            await asyncio.sleep(self.pause)
 
     async def _work(self, plan: dict[str, Any]) -> None:
         work, action = plan["id"], plan["action"]
@@ -196,5 +198,5 @@ class FakeRamdisk:
 
     async def _rescue(self, plan: dict[str, Any]) -> dict[str, Any] | None:
         while await self.progress(plan["id"], 50, "rescue: ssh root@192.0.2.99"):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(self.pause)
         return None

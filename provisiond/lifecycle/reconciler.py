@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -38,8 +38,9 @@ from provisiond.lifecycle.world import World
 
 log = structlog.get_logger(__name__)
 
-Boundary = Callable[[str, ResolvedHost, str], None]
-"""Called at every boundary of a step, with ``before``, ``after`` (run, not yet stored) or ``stored``, the host and the step."""
+Boundary = Callable[[str, ResolvedHost, str, Outcome | None], Awaitable[None]]
+"""Awaited at every boundary of a step, with ``before``, ``after`` (run, not yet stored) or ``stored``, the host, the step, and what it
+came to (None before it). While it does not return, the host stands still there."""
 
 
 def daemon_id() -> str:
@@ -60,7 +61,7 @@ class Reconciler:
         )
         self.stale = 0  # writes refused because somebody else had changed the host
         self.looked_at = time.monotonic()
-        self._boundary = boundary or (lambda _when, _host, _step: None)
+        self._boundary = boundary or _go_on
         self._working: dict[str, asyncio.Task[None]] = {}
         self._signal = world.store.subscribe(HOSTS)
         self._tasks: list[asyncio.Task[None]] = []
@@ -179,16 +180,16 @@ class Reconciler:
         if step is None:
             outcome: Outcome = Complete()
         else:
-            self._boundary("before", host, step.name)
+            await self._boundary("before", host, step.name, None)
             outcome = await self._run(step, host, state)
-            self._boundary("after", host, step.name)
+            await self._boundary("after", host, step.name, outcome)
         told = settlement.of(host, state, step, outcome, self.ledger.now(), self.settings)
         if not await self.ledger.settle(told):
             self.stale += 1
             log.info("engine.stale", host=host.name, state=str(state), step=host.row.step)
             await self.ledger.let_go(host.id)
             return None
-        self._boundary("stored", host, step.name if step else "")
+        await self._boundary("stored", host, step.name if step else "", outcome)
         if not told.keep:
             return None
         if told.write is not None or "deployment_id" in told.columns:
@@ -233,3 +234,7 @@ class Reconciler:
         except Exception as error:
             log.exception("engine.step_broke", host=host.name, state=str(state), step=step.name)
             return Failed(f"step {step.name} broke: {type(error).__name__}; see the daemon's log", kind="bug")
+
+
+async def _go_on(_when: str, _host: ResolvedHost, _step: str, _outcome: Outcome | None) -> None:
+    """The boundary where nobody asked for one."""

@@ -41,7 +41,7 @@ class Lab:
         self.daemon: Daemon
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def boundary(self, when: str, host: ResolvedHost, step: str) -> None:
+    async def boundary(self, when: str, host: ResolvedHost, step: str, outcome: object) -> None:
         if when == "stored" and step == "boot" and host.row.deployment_id:
             task = asyncio.create_task(self._answer(host.row.deployment_id))
             self._tasks.add(task)

@@ -325,7 +325,7 @@ async def test_a_machine_that_fails_says_how_far_it_came(database_url: str, tmp_
     rig, digest = await booted_rig(database_url, tmp_path)
     rig.robot = False
 
-    def fails(when: str, host: Any, step: str) -> None:
+    async def fails(when: str, host: Any, step: str, outcome: object) -> None:
         if when == "stored" and step == "boot":
             tasks.append(
                 asyncio.create_task(signals.failed(rig.store, host.row.deployment_id, "no disk", "the tail"))

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import bindparam, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from provisiond.drivers.power import BootDevice, PowerAction
+from provisiond.drivers.power import BootDevice, PowerAction, PowerState
 from provisiond.inventory import agents
 from provisiond.inventory.hardware_tables import AgentSession
 from provisiond.inventory.resolve import ResolvedHost
@@ -63,9 +63,23 @@ def opened(host: ResolvedHost, kind: str, options: dict[str, Any]) -> tuple[dict
 
 async def start(host: ResolvedHost, world: World, what: str) -> Outcome:
     """Has the machine boot the ramdisk; one that runs it already is not restarted."""
-    if host.row.power != "off" and await agents.alive(world.store, host.id):
-        return Complete(f"its ramdisk runs already: no restart to {what}")
-    return await network_boot(host, world)
+    if host.task is not None and host.task.done_at is not None:
+        return Complete(f"its ramdisk has done so already: no restart to {what}")
+    if not await _runs(host, world):
+        return await network_boot(host, world)
+    seen = {"power": str(PowerState.ON), "power_seen_at": utcnow()} if host.row.power == "off" else {}
+    return Complete(f"its ramdisk runs already: no restart to {what}", host=seen)
+
+
+async def _runs(host: ResolvedHost, world: World) -> bool:
+    """Whether the machine runs its ramdisk. Where its power is noted down as off it does if it came up since this step was begun: then
+    the daemon died that had started it, before it could note that down."""
+    if not await agents.alive(world.store, host.id):
+        return False
+    if host.row.power != "off":
+        return True
+    newest = await agents.newest(world.store, host.id)
+    return host.row.step_since is not None and newest.claimed_at >= host.row.step_since
 
 
 async def network_boot(host: ResolvedHost, world: World) -> Outcome:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +36,8 @@ from provisiond.inventory.tables import (
 )
 from provisiond.lifecycle import signals
 from provisiond.lifecycle.consoles import Consoles
-from provisiond.lifecycle.reconciler import Reconciler
+from provisiond.lifecycle.outcome import Outcome
+from provisiond.lifecycle.reconciler import Boundary, Reconciler
 from provisiond.lifecycle.world import Rooms, World
 from provisiond.templating.release import Renderings
 
@@ -52,7 +52,7 @@ class Rig:
     directory: Path
     engine: dict[str, Any] = field(default_factory=dict)
     on_disk: bool = False
-    boundary: Callable[[str, ResolvedHost, str], None] | None = None
+    boundary: Boundary | None = None
     erase: str = (
         "none"  # the setting erase.default: machines that the fake switches have no ramdisk by themselves
     )
@@ -209,9 +209,9 @@ class Rig:
 
     # --- machines --------------------------------------------------------------------------------------------
 
-    def _boundary(self, when: str, host: ResolvedHost, step: str) -> None:
+    async def _boundary(self, when: str, host: ResolvedHost, step: str, outcome: Outcome | None) -> None:
         if self.boundary is not None:
-            self.boundary(when, host, step)
+            await self.boundary(when, host, step, outcome)
         if self.robot and when == "stored" and step in ("boot", "local"):
             self._play(host.id)
 

@@ -319,7 +319,7 @@ async def test_limits_per_hypervisor_and_controller(make_rig: MakeRig) -> None:
     rig = await make_rig(start=False, engine={"per_hypervisor": 2})
     at_once = peak = 0
 
-    def watch(when: str, host: object, step: str) -> None:
+    async def watch(when: str, host: object, step: str, outcome: object) -> None:
         nonlocal at_once, peak
         at_once += {"before": 1, "after": -1}.get(when, 0)
         peak = max(peak, at_once)

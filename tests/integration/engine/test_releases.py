@@ -51,7 +51,7 @@ class Played:
         self.given: dict[str, dict[str, str]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def boundary(self, when: str, host: ResolvedHost, step: str) -> None:
+    async def boundary(self, when: str, host: ResolvedHost, step: str, outcome: object) -> None:
         if when == "stored" and step == "boot" and host.deployment is not None:
             task = asyncio.create_task(self.play(host))
             self.tasks.add(task)
