@@ -1,4 +1,4 @@
-"""The serial consoles of physical machines, kept in a file per host while they are being built."""
+"""The serial consoles of physical machines, kept in a file per host while they are being built, or have something to do in the ramdisk."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from provisiond.lifecycle.table import State
 
 log = structlog.get_logger(__name__)
 
-RESERVED_IN = (State.BUILDING, State.PROVISIONED, State.CONFIGURING, State.ACTIVE)
+RESERVED_IN = (State.BUILDING, State.PROVISIONED, State.CONFIGURING, State.ACTIVE, State.RESCUE)
 LOOK_SECONDS = 3.0
 PAUSE_SECONDS = 0.1  # between two looks, however much happens
 

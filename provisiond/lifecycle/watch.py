@@ -128,16 +128,20 @@ class Watch:
         await self.world.store.transact(work, EVENTS)
 
     async def _resume_consoles(self) -> None:
-        """Of hosts in the middle of a build. Not on PostgreSQL, where the daemon that started the machine may well be alive:
-        a controller has one console."""
+        """Of hosts in the middle of a build, or of a task in the ramdisk. Not on PostgreSQL, where the daemon that started the machine may
+        well be alive: a controller has one console."""
         if not self.world.store.sqlite:
             return
         on_their_way = [str(state) for state in (State.BUILDING, State.PROVISIONED, State.CONFIGURING)]
+        in_ramdisk = [str(state) for state in (State.INSPECTING, State.RESCUE, State.RELEASING)]
         async with self.world.store.read() as session:
             found = (
                 select(col(Host.id))
                 .join(Bmc, col(Bmc.host_id) == col(Host.id))
-                .where(col(Host.state).in_(on_their_way))
+                .where(
+                    col(Host.state).in_(on_their_way)
+                    | (col(Host.state).in_(in_ramdisk) & col(Host.task_id).isnot(None))
+                )
             )
             hosts = await resolve_hosts(session, list((await session.execute(found)).scalars()))
         for host in hosts:

@@ -40,8 +40,9 @@ async def test_hosts_in_service_are_reserved_at_start(rig: Rig, leases: Leases) 
     await rig.add("web01", 20, state="active")
     await rig.add("web02", 21, state="configuring")
     await rig.add("web03", 22, state="ready")
+    await rig.add("web04", 23, state="rescue")
     await leases.start()
-    assert await reserved(rig) == {"52:54:00:00:00:14": "192.0.2.20", "52:54:00:00:00:15": "192.0.2.21"}
+    assert await reserved(rig) == {f"52:54:00:00:00:{n:02x}": f"192.0.2.{n}" for n in (20, 21, 23)}
 
 
 async def test_what_belongs_to_no_host_is_released_at_start(rig: Rig, leases: Leases) -> None:

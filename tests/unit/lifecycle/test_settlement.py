@@ -184,7 +184,10 @@ def test_a_claim_tells_of_a_step_that_was_interrupted() -> None:
     """One whose holder died is told of, and begun again; not one that a verb has put the host at since, which nobody had begun."""
     host = a_host(state="rescue", step="stay", lease_owner="dead", step_since=utcnow())
     begun, events = settlement.begin(host, utcnow())
-    assert [(e["kind"], e["step"]) for e in events] == [("step.interrupted", "stay"), ("step.started", "stay")]
+    assert [(e["kind"], e["step"]) for e in events] == [
+        ("step.interrupted", "stay"),
+        ("step.started", "stay"),
+    ]
     assert begun["step_since"] == host.row.step_since
     host = a_host(state="rescue", step="leave", lease_owner="dead")
     _, events = settlement.begin(host, utcnow())

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 from sqlalchemy import delete, select, update
 
@@ -140,9 +141,13 @@ async def test_the_fake_machine_is_off_until_told(rig: Rig) -> None:
     assert await rig.power.state(PowerTarget(host="x", address="x")) is PowerState.OFF
 
 
-async def test_consoles_are_kept_on_after_a_restart(rig: Rig, watch: Watch) -> None:
-    """Of a host in the middle of its build; one that rests is left alone."""
-    building = await rig.add("web01", 20, state="building", step="install")
+@pytest.mark.parametrize("stands", ["building/install", "inspecting/tests", "rescue/stay", "releasing/erase"])
+async def test_consoles_are_kept_on_after_a_restart(rig: Rig, watch: Watch, stands: str) -> None:
+    """Of a host in the middle of its build or of a task in the ramdisk; one that rests is left alone."""
+    state, _, step = stands.partition("/")
+    building = await rig.add(
+        "web01", 20, state=state, step=step, task_id=None if state == "building" else "t1"
+    )
     resting = await rig.add("web02", 21, state="ready")
     await watch.start()
     target = PowerTarget("web01", "web01", password="secret")
