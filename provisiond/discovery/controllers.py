@@ -50,7 +50,10 @@ async def keep(world: DiscoveryWorld, host_id: str, task: Any, result: Mapping[s
         await rows.set_host(session, host.id, limit_key=f"bmc:{address}:", updated_at=utcnow())
         message = f"user {secret['username']} made on the controller at {address}; its password is stored"
         data = {"address": address, "mac": str(told.get("mac") or ""), "username": secret["username"]}
-        await history.add(session, host=host, kind="bmc.set_up", actor="machine", message=message, data=data)
+        key = f"{task.id}:{now.boots}:bmc.set_up"  # told again when the daemon died before its answer
+        await history.add(
+            session, host=host, kind="bmc.set_up", actor="machine", message=message, data=data, key=key
+        )
 
     await world.store.transact(work, HOSTS, EVENTS)
 

@@ -200,6 +200,7 @@ async def test_a_user_on_the_controller(lobby: Lobby) -> None:
     assert (bmc.driver, bmc.address, bmc.username) == ("ipmi", "10.99.0.2", "provisiond")
     assert lobby.box.decrypt(bmc.secret) == secret["password"]
     assert (await lobby.hosts())["n1"].limit_key == "bmc:10.99.0.2:"
+    assert len(await lobby.events("bmc.set_up")) == 1, "told again as its answer was lost"
     for kind in ("discovery.ruled", "task.opened", "bmc.set_up", "task.done"):
         for line in await lobby.events(kind):
             assert secret["password"] not in f"{line.message}{line.data}"
