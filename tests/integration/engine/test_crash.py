@@ -20,6 +20,7 @@ from tests.integration.engine.crash import (
     check_steps,
     everything,
     killed_everywhere,
+    leases_run_out,
     power_cycles,
     whole,
 )
@@ -102,12 +103,14 @@ async def test_killed_at_random_times(database_url: str, tmp_path: Path) -> None
         code = await killed.wait()
         kills += code == -signal.SIGKILL
         assert code in (0, -signal.SIGKILL), killed.said
+        await leases_run_out(database_url)
     await Engine(database_url, tmp_path).ends()
     await check_all_arrived(database_url, tmp_path, {name.partition(":")[0] for name in names})
     release = ("--ask", "release", "--rest", "ready")
     for _ in range(4):
         after = f"{chance.uniform(0.05, 0.3):.3f}"
         await Engine(database_url, tmp_path, *release, "--kill-after", after).wait()
+        await leases_run_out(database_url)
     await Engine(database_url, tmp_path, *release).ends()
     fakes = tmp_path / "fakes"
     assert not whole(fakes / "compute" / "machines"), "a virtual machine is left"
