@@ -6,7 +6,8 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, text, update
+from sqlalchemy.engine import ExceptionContext
 
 from provisiond.drivers.power import PowerState, PowerTarget
 from provisiond.errors import Conflict
@@ -430,3 +431,41 @@ async def test_what_was_seen_during_a_step_is_kept(make_rig: MakeRig) -> None:
     async with rig.store.write() as session:
         await session.execute(update(Host).where(Host.name == "vm01").values(power="on"))
     assert (await rig.arrives("vm01", "ready")).power == "on"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_renewing_leases_and_storing_outcomes_do_not_wait_for_each_other(make_rig: MakeRig) -> None:
+    """Both change many hosts at once; in another order each would hold what the other wants, until PostgreSQL breaks one off."""
+    rig = await make_rig(start=False)
+    ledger = rig.reconciler.ledger
+    ids = sorted([await rig.add("web01", 20), await rig.add("web02", 21)])
+    held = {"lease_owner": ledger.owner, "version": 1}
+    async with (
+        rig.store.write() as session
+    ):  # the one that comes later is written first: so it is found first
+        for host_id in reversed(ids):
+            await session.execute(update(Host).where(Host.id == host_id).values(**held))
+    errors: list[str] = []
+
+    @event.listens_for(rig.store._writer.sync_engine, "handle_error")
+    def remember(context: ExceptionContext) -> None:
+        errors.append(str(context.original_exception))
+
+    async with rig.store.write() as session:
+        await session.execute(update(Host).where(Host.id == ids[0]).values(version=2))
+        renewing = asyncio.create_task(ledger.renew(ids))
+        await waits_for_a_lock(rig)
+        await session.execute(update(Host).where(Host.id == ids[1]).values(version=2))
+    await renewing
+    assert errors == []
+
+
+async def waits_for_a_lock(rig: Rig) -> None:
+    """Until some session of the database waits for another."""
+    async with asyncio.timeout(30):
+        while True:
+            async with rig.store.connect() as connection:
+                blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                if (await connection.execute(blocked)).scalar():
+                    return
+            await asyncio.sleep(0.01)
