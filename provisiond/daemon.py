@@ -180,7 +180,10 @@ async def _boot_doors(stack: AsyncExitStack, settings: Settings, world: World, m
     room = open_room(world)
     metrics.source("images", room.shares.figures)
     runner = web.AppRunner(
-        room.app, access_log_class=BootAccessLogger, access_log=logging.getLogger("provisiond.boot")
+        room.app,
+        access_log_class=BootAccessLogger,
+        access_log=logging.getLogger("provisiond.boot"),
+        shutdown_timeout=settings.server.shutdown_seconds,  # a machine that lost its power leaves a call that never ends
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

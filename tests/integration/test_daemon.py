@@ -28,6 +28,7 @@ from provisiond.errors import ConfigError, Conflict
 from provisiond.inventory.store import HOSTS, Store
 from provisiond.inventory.tables import Bmc, Host, utcnow
 from tests.databases import Postgres
+from tests.real_daemon import RealDaemon
 
 PROVISIOND = (sys.executable, "-c", "from provisiond.commands import main; main()")
 
@@ -200,6 +201,19 @@ def test_sigterm_ends_it(tmp_path: Path) -> None:
         with serving(written(tmp_path)) as (process, _url):
             process.send_signal(number)
             assert process.wait(60) == 0
+
+
+def test_a_machine_that_is_gone_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """One that lost its power in the middle of a call leaves a connection that says nothing: it is waited for no longer than shutdown_seconds."""
+    with (
+        RealDaemon(tmp_path / "daemon") as daemon,
+        socket.create_connection(("127.0.0.1", daemon.boot)) as machine,
+    ):
+        machine.sendall(b"POST /agent/claim HTTP/1.1\r\nHost: boot\r\nContent-Length: 100\r\n\r\n{")
+        time.sleep(0.5)  # until the call is under way
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(30) == 0
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -48,7 +48,7 @@ class Daemon(Part):
         self.process: subprocess.Popen[bytes] | None = None
         self._http: httpx.Client | None = None
         self._settings: dict[str, dict[str, Any]] = {
-            "server": {"listen": "10.77.0.1"},
+            "server": {"listen": "10.77.0.1", "shutdown_seconds": 5},
             "state": {"dir": str(self.state)},
             "boot": {"listen": "10.77.0.1", "url": BOOT, "tftp_listen": ["10.77.0.1"]},
             "log": {"level": "info"},
