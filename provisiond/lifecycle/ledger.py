@@ -267,13 +267,14 @@ class Ledger:
 
         async def work(session: AsyncSession) -> None:
             now = await self._read_clock(session)
-            ours = (HOST.c.id.in_(host_ids), HOST.c.lease_owner == self.owner)
-            if (
-                not self.store.sqlite
-            ):  # in the order of _store, or each would hold rows that the other waits for
-                in_order = select(HOST.c.id).where(*ours).order_by(HOST.c.id.collate("C")).with_for_update()
-                await session.execute(in_order)
-            await session.execute(update(HOST).where(*ours).values(lease_expires=now + self.lease))
+            ours: Sequence[str] = host_ids
+            if not self.store.sqlite:
+                # in the order of _store, or each would hold rows that the other waits for
+                found = select(HOST.c.id).where(HOST.c.id.in_(host_ids), HOST.c.lease_owner == self.owner)
+                in_order = found.order_by(HOST.c.id.collate("C")).with_for_update()
+                ours = (await session.execute(in_order)).scalars().all()
+            renewed = update(HOST).where(HOST.c.id.in_(ours), HOST.c.lease_owner == self.owner)
+            await session.execute(renewed.values(lease_expires=now + self.lease))
 
         await self.store.transact(work)
 
