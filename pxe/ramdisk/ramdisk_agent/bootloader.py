@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # (what GRUB calls it, Debian's name in packages); RHEL's packages are named by the suffix of EFI programs
 _MACHINES = {"x86_64": ("x86_64-efi", "amd64"), "aarch64": ("arm64-efi", "arm64")}
+_INITRAMFS = 3600.0  # seconds: an image for any machine packs thousands of drivers, a slow processor takes half an hour
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -105,9 +106,10 @@ def install(made: "Made", mnt: Path, uuids: Mapping[str, str], arguments: Sequen
     # on plain partitions the image's own initramfs finds / by what the boot loader says
     stacked = made.layout["raids"] or made.layout["volume_groups"] or made.layout["encrypted"]
     if dracut and stacked:
-        inside(mnt, ["dracut", "--force", "--regenerate-all", "--no-hostonly", *_dracut_modules(made.layout)])
+        modules = _dracut_modules(made.layout)
+        inside(mnt, ["dracut", "--force", "--regenerate-all", "--no-hostonly", *modules], _INITRAMFS)
     elif stacked:
-        inside(mnt, ["update-initramfs", "-u", "-k", "all"])
+        inside(mnt, ["update-initramfs", "-u", "-k", "all"], _INITRAMFS)
     if dracut:
         _entries(made, mnt, arguments)
     grub = "grub2" if (mnt / "usr/sbin/grub2-install").exists() else "grub"
