@@ -18,7 +18,7 @@ from provisiond.inventory.tables import Interface, new_row, table, utcnow
 
 _CARD = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 # Cards that came now would change the files of a build under way, or of what is in service.
-_AT_WORK = frozenset({"building", "provisioned", "configuring", "active"})
+_AT_WORK = frozenset({"building", "provisioned", "configuring", "active", "rescue"})
 _interface = table(Interface)
 _ADD_CARD = insert(_interface)
 _CARDS = select(_interface).where(_interface.c.host_id == bindparam("b_host"))

@@ -19,7 +19,7 @@ from provisiond.inventory.facts import Facts
 from provisiond.inventory.hardware_tables import AgentSession, Hardware
 from provisiond.inventory.shapes import HostCreate
 from provisiond.inventory.store import Store
-from provisiond.inventory.tables import Interface, table, utcnow
+from provisiond.inventory.tables import Host, Interface, table, utcnow
 from tests.machines import Lobby, open_lobby, server, whitebox
 
 
@@ -189,6 +189,20 @@ async def test_a_card_goes_over_when_its_host_has_reported_without_it(lobby: Lob
     (moved,) = await lobby.events("discovery.card_moved")
     assert moved.host_name == first and second in moved.message
     assert not await lobby.events("discovery.conflict")
+
+
+@pytest.mark.parametrize("state", ["building", "provisioned", "configuring", "active", "rescue"])
+async def test_a_host_at_work_keeps_its_cards(lobby: Lobby, state: str) -> None:
+    """What a build under way or a system in service was made with stays: no card is added to it, and none goes over from it."""
+    first, second = [await lobby.report(server(n)) for n in (1, 2)]
+    own, others = await lobby.macs(first), await lobby.macs(second)
+    async with lobby.store.write() as db:
+        await db.execute(update(table(Host)).where(table(Host).c.name == first).values(state=state))
+    riser = server(3)["nics"][1]
+    await lobby.report(server(1, nics=[*server(1)["nics"], riser]))
+    await lobby.report(server(1, nics=server(1)["nics"][:1]))
+    await lobby.report(server(2, nics=[*server(2)["nics"], server(1)["nics"][1]]))
+    assert (await lobby.macs(first), await lobby.macs(second)) == (own, others)
 
 
 async def test_a_machine_of_which_nothing_is_its_own_is_refused(lobby: Lobby) -> None:
