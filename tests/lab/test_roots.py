@@ -156,7 +156,7 @@ def _switched_on_again(
         try:
             _boot_id(lab, address)
             break
-        except subprocess.CalledProcessError:
+        except RuntimeError:
             assert time.monotonic() - begun < STARTED, f"{metal.name} did not start\n{lab.story(metal.name)}"
         if unlock and metal.said().count(ASKED) > asked:
             asked += 1
