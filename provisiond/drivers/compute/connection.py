@@ -25,7 +25,7 @@ T = TypeVar("T")
 THREADS = 16
 OPEN_SECONDS = 20.0
 KEEPALIVE = (5, 3)  # seconds between probes, how many may go unanswered
-CALL_SECONDS = 300.0  # the longest a call may take: keep-alive works only for as long as libvirt's event thread does
+CALL_SECONDS = 300.0  # the longest a call may take; keep-alive ends only what libvirt's event thread sees
 
 # Errors that another try would only bring again. All others (a full disk, QEMU's monitor, a busy domain) may pass.
 _FINAL = {
