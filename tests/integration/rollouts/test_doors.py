@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession
@@ -88,11 +90,8 @@ async def test_an_operator_decides(lab: Lab) -> None:
         "rollout", "start", "2", "--group", "web", "--steps", "1,100%", "--gate", "approval", "--window", "0s"
     )
     assert begun.code == 0, begun.err
-    for _ in range(100):
-        view = json.loads((await lab.ctl("-o", "json", "rollout", "show", "1")).out)
-        if view["state"] == "waiting":
-            break
-    assert view["state"] == "waiting" and view["can"] == ["pause", "approve", "back", "cancel"]
+    view = await _until(lab, "waiting")
+    assert view["can"] == ["pause", "approve", "back", "cancel"]
     assert (await lab.ctl("rollout", "pause", "1", "--reason", "lunch")).code == 0
     refused = await lab.ctl("rollout", "pause", "1")
     assert (
@@ -102,10 +101,20 @@ async def test_an_operator_decides(lab: Lab) -> None:
     assert (await lab.ctl("rollout", "back", "1", "--reason", "not today")).code == 0
     report = await lab.ctl("rollout", "report", "1")
     assert "user:admin asked for it: not today" in report.out
+    await _until(lab, "back")
     again = await lab.ctl("rollout", "start", "2", "--group", "web", "--steps", "1,100%")
     assert again.code == 0, again.err
     assert (await lab.ctl("rollout", "cancel", "2")).code == 0
     assert json.loads((await lab.ctl("-o", "json", "rollout", "show", "2")).out)["state"] == "cancelled"
+
+
+async def _until(lab: Lab, state: str) -> dict[str, Any]:
+    """Rollout 1, when the daemon has brought it to ``state``."""
+    async with asyncio.timeout(60):
+        while True:
+            view: dict[str, Any] = json.loads((await lab.ctl("-o", "json", "rollout", "show", "1")).out)
+            if view["state"] == state:
+                return view
 
 
 async def test_a_bad_start_names_every_wrong_field(lab: Lab) -> None:
