@@ -28,7 +28,7 @@ class Robot:
         self.daemon: Daemon
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def boundary(self, when: str, host: ResolvedHost, step: str) -> None:
+    async def boundary(self, when: str, host: ResolvedHost, step: str, _outcome: object) -> None:
         if when == "stored" and step == "boot" and host.row.deployment_id:
             task = asyncio.create_task(self._answer(host.row.deployment_id))
             self._tasks.add(task)
