@@ -20,11 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aiohttp import web
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from provisiond.boot.server import open_room
 from provisiond.inventory import postgres
 from provisiond.inventory.hardware_tables import Task
 from provisiond.inventory.resolve import ResolvedHost
@@ -110,7 +108,7 @@ async def work(options: argparse.Namespace, door: socket.socket | None) -> None:
         journal = directory / "fakes" / "power" / "power.jsonl"
         (directory / "asked").write_text(f"{journal.stat().st_size}\n")
     if door:
-        runner = await serve(rig, door)
+        runner = await rig.serve(door)
     if verb:
         holding.armed = True
         await ask_all(rig, FROM[verb], verb)
@@ -173,21 +171,6 @@ async def wake_machines(rig: Rig) -> None:
         waiting = (await session.execute(found)).scalars().all()
     for host_id in waiting:
         await rig.machine_answers(host_id)
-
-
-async def serve(rig: Rig, door: socket.socket) -> web.AppRunner:
-    """The boot server, on a socket that outlives this process."""
-    rig.world.boot_url = f"http://127.0.0.1:{door.getsockname()[1]}"
-    folder = rig.directory / "ramdisk"
-    folder.mkdir(exist_ok=True)
-    for name in ("vmlinuz", "initrd.img"):
-        (folder / name).write_bytes(b"x")
-    boot = rig.settings.boot.model_copy(update={"ramdisk_dir": folder})
-    rig.world.settings = rig.settings.model_copy(update={"boot": boot})
-    runner = web.AppRunner(open_room(rig.world).app)
-    await runner.setup()
-    await web.SockSite(runner, door).start()
-    return runner
 
 
 def host(text: str) -> tuple[str, bool]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from aiohttp import web
 from sqlalchemy import select
 
+from provisiond.boot.server import open_room
 from provisiond.config import load_settings
 from provisiond.drivers import load
 from provisiond.drivers.compute.fake import FakeCompute
@@ -105,6 +108,20 @@ class Rig:
         await self.store.close()
 
     # --- hosts ---------------------------------------------------------------------------------------------
+
+    async def serve(self, door: socket.socket) -> web.AppRunner:
+        """The boot server, on a listening socket; the runner is to be cleaned up."""
+        self.world.boot_url = f"http://127.0.0.1:{door.getsockname()[1]}"
+        folder = self.directory / "ramdisk"
+        folder.mkdir(exist_ok=True)
+        for name in ("vmlinuz", "initrd.img"):
+            (folder / name).write_bytes(b"x")
+        boot = self.settings.boot.model_copy(update={"ramdisk_dir": folder})
+        self.world.settings = self.settings.model_copy(update={"boot": boot})
+        runner = web.AppRunner(open_room(self.world).app)
+        await runner.setup()
+        await web.SockSite(runner, door).start()
+        return runner
 
     async def furnish(self) -> None:
         """A subnet, a hypervisor, a flavor and an image, once."""

@@ -66,6 +66,12 @@ class Ended:
         mine = [e for e in self.of(Event, name) if e.kind == "step.started"]
         return sum(f"{e.state}/{e.step}" == step for e in mine)
 
+    def was_started_once(self, name: str, told: str) -> None:
+        """Fail unless the machine was started once, from the network, and is off and noted down as such."""
+        assert self.rack.starts[name] == ["network"], told
+        assert (self.rack.power[name], self.rack.device[name]) == ("off", "network"), told
+        assert self.hosts[name].power == "off", told
+
 
 async def killed(
     url: str, directory: Path, verb: str, steps: Mapping[str, Iterable[str]], rest: str
@@ -110,9 +116,7 @@ async def test_killed_at_every_boundary_of_an_inspection(database_url: str, tmp_
     ended = await killed(database_url, tmp_path, "inspect", INSPECT, "ready")
     for name, boundary in ended.at.items():
         kinds, told = ended.kinds(name), f"{name}, killed {boundary or 'nowhere'}"
-        assert ended.rack.starts[name] == ["network"], told
-        assert (ended.rack.power[name], ended.rack.device[name]) == ("off", "network"), told
-        assert ended.hosts[name].power == "off", told
+        ended.was_started_once(name, told)
         verdicts = {test.name: test.verdict for test in ended.of(HardwareTest, name)}
         assert verdicts == dict.fromkeys(TESTS, "pass") and len(ended.of(HardwareTest, name)) == len(TESTS), (
             told
@@ -149,9 +153,8 @@ async def test_killed_at_every_boundary_of_an_erasure(database_url: str, tmp_pat
     ended = await killed(database_url, tmp_path, "release", RELEASE, "ready")
     for name, boundary in ended.at.items():
         kinds, told = ended.kinds(name), f"{name}, killed {boundary or 'nowhere'}"
-        assert ended.rack.starts[name] == ["network"], told
-        assert (ended.rack.power[name], ended.rack.device[name]) == ("off", "network"), told
-        assert ended.hosts[name].power == "off" and ended.hosts[name].deployment_id is None, told
+        ended.was_started_once(name, told)
+        assert ended.hosts[name].deployment_id is None, told
         records = Counter(record.disk_serial for record in ended.of(Erasure, name))
         assert len(records) == DISKS and set(records.values()) == {1}, (told, records)
         assert (kinds["disk.erased"], kinds["task.done"], kinds["state.changed"]) == (DISKS, 1, 2), (

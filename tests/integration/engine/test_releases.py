@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import re
+import socket
 from pathlib import Path
 
 import aiohttp
@@ -14,7 +15,6 @@ from aiohttp import web
 from sqlalchemy import func, select
 
 from provisiond.boot.scripts import TICKET
-from provisiond.boot.server import open_room
 from provisiond.inventory.release_tables import Release, ServedFile
 from provisiond.inventory.resolve import ResolvedHost
 from provisiond.inventory.tables import Deployment, Host
@@ -73,17 +73,9 @@ class Played:
         await signals.phone_home(self.rig.store, deployment.id, [KEY])
 
 
-async def play(rig: Rig, directory: Path) -> tuple[Played, web.AppRunner]:
+async def play(rig: Rig) -> tuple[Played, web.AppRunner]:
     """A boot server, and machines that use it."""
-    ramdisk = directory / "ramdisk"
-    ramdisk.mkdir()
-    for name in ("vmlinuz", "initrd.img"):
-        (ramdisk / name).write_bytes(b"x")
-    boot = rig.settings.boot.model_copy(update={"ramdisk_dir": ramdisk})
-    rig.world.settings = rig.settings.model_copy(update={"boot": boot})
-    runner = web.AppRunner(open_room(rig.world).app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    runner = await rig.serve(socket.create_server(("127.0.0.1", 0)))
     played = Played(rig, f"http://127.0.0.1:{runner.addresses[0][1]}", aiohttp.ClientSession())
     rig.robot, rig.boundary = False, played.boundary
     return played, runner
@@ -93,7 +85,7 @@ async def test_a_rollback_amid_fifty_builds(make_rig: MakeRig, tmp_path: Path) -
     """Fifty builds at once, half of them virtual machines, and a rollback in the middle: each host has one build of one release,
     and everything it was served is of that one."""
     rig = await make_rig()
-    played, runner = await play(rig, tmp_path)
+    played, runner = await play(rig)
     old = await ensure_release(rig.store, marked("OLD"))
     new = await ensure_release(rig.store, marked("NEW"))
     names = [f"h{n:02}" for n in range(50)]
