@@ -23,9 +23,8 @@ def begin(host: ResolvedHost, now: datetime) -> tuple[dict[str, Any], Events]:
     row, state = host.row, State(host.row.state)
     step = find_step(host, state, row.step)
     events: Events = []
-    if (
-        row.lease_owner is not None and row.step_since is not None
-    ):  # else a verb has put it here since, and told of it
+    if row.lease_owner is not None and row.step_since is not None:
+        # without step_since a verb has put it here since, and told of it
         why = "the daemon that worked on it died or lost its lease"
         events.append(_event(host, "step.interrupted", message=why, cause=row.lease_owner))
     name = step.name if step else ""

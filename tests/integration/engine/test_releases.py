@@ -7,7 +7,6 @@ import base64
 import hashlib
 import re
 import socket
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -81,7 +80,7 @@ async def play(rig: Rig) -> tuple[Played, web.AppRunner]:
     return played, runner
 
 
-async def test_a_rollback_amid_fifty_builds(make_rig: MakeRig, tmp_path: Path) -> None:
+async def test_a_rollback_amid_fifty_builds(make_rig: MakeRig) -> None:
     """Fifty builds at once, half of them virtual machines, and a rollback in the middle: each host has one build of one release,
     and everything it was served is of that one."""
     rig = await make_rig()
